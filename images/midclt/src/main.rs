@@ -1,0 +1,3 @@
+//! The `midclt` of the guest.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `qm` of the guest.
+
+fn main() {}
