@@ -1,0 +1,171 @@
+//! What must hold, and the one way in which a scenario may be meant to fail.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::lab::{Iommu, PciAddress};
+
+/// What must hold on the host and in the NAS guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Expect {
+    /// On L1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pve: Option<ExpectPve>,
+    /// In L2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nas: Option<ExpectNas>,
+}
+
+/// What must hold on L1.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ExpectPve {
+    /// Words that `/proc/cmdline` must have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmdline: Option<Vec<String>>,
+    /// The IOMMU that `/sys/class/iommu` shows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iommu: Option<Iommu>,
+    /// A line of `dmesg | grep -e DMAR -e IOMMU` must contain each of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dmesg_iommu: Option<Vec<String>>,
+    /// All members of the IOMMU group that this device is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iommu_group: Option<BTreeMap<PciAddress, Vec<PciAddress>>>,
+    /// The driver that a device is bound to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<BTreeMap<PciAddress, DriverState>>,
+    /// The reset methods of a device, from its `reset_method`; empty where it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset_method: Option<BTreeMap<PciAddress, Vec<String>>>,
+    /// Kernel modules that must be loaded (`true`) or must not be (`false`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub module: Option<BTreeMap<String, bool>>,
+    /// The serials of the lab's disks that the host itself sees, in any order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Vec<String>>,
+    /// Own group listing equals what the write-up's loop prints, line for line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_listing_matches_loop: Option<bool>,
+}
+
+/// What must hold in L2.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ExpectNas {
+    /// The serials of the lab's disks that the guest sees, in any order. Each disk's model, serial,
+    /// WWN, size and rotation rate must be what the lab gave it, by lsblk, smartctl and midclt alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Vec<String>>,
+    /// SMART health of every passed-through disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smart: Option<SmartVerdict>,
+    /// The drive family that smartctl's database gives to every passed-through disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
+    /// Model of the disk that the guest's root is on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_disk: Option<String>,
+    /// An imported pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolExpectation>,
+}
+
+/// SMART health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum SmartVerdict {
+    /// The drive says that it is well.
+    Passed,
+    /// The drive says that it is failing.
+    Failed,
+}
+
+/// A pool as `zpool status -j` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PoolExpectation {
+    /// Its name.
+    pub name: String,
+    /// Its state, such as `ONLINE` or `DEGRADED`.
+    pub state: String,
+    /// Read, write and checksum errors over all devices, and data errors, together.
+    #[serde(default)]
+    pub errors: u64,
+    /// Type of the top-level vdev, such as `raidz`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vdev: Option<String>,
+}
+
+/// What holds a device.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(from = "String", into = "String")]
+pub enum DriverState {
+    /// No driver; written `none`.
+    None,
+    /// This driver.
+    Bound(String),
+}
+
+impl From<String> for DriverState {
+    fn from(name: String) -> Self {
+        if name == "none" {
+            DriverState::None
+        } else {
+            DriverState::Bound(name)
+        }
+    }
+}
+
+impl From<DriverState> for String {
+    fn from(state: DriverState) -> Self {
+        match state {
+            DriverState::None => "none".to_owned(),
+            DriverState::Bound(name) => name,
+        }
+    }
+}
+
+/// The failure that a scenario is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ExpectedFailure {
+    /// What fails.
+    pub kind: FailureKind,
+    /// The check that fails, such as `pve.driver`; only with the kind `check`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
+    /// The failure's message must contain each of these.
+    pub contains: Vec<String>,
+}
+
+/// In which of the ways a step can fail.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, strum::Display,
+)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum FailureKind {
+    /// A command's exit code was not the one that was asked for.
+    Command,
+    /// Saved and later output differ.
+    Output,
+    /// `qm start` refused.
+    Start,
+    /// An expectation did not hold.
+    Check,
+    /// Facts differ from their snapshot.
+    Snapshot,
+    /// The host did not come up.
+    Boot,
+    /// A guest crashed, was reset or went away.
+    Crash,
+    /// Something took longer than its deadline.
+    Timeout,
+}
