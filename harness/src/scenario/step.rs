@@ -119,7 +119,7 @@ pub enum Action {
         probes: Vec<Probe>,
     },
     /// Checks what must hold at this point.
-    Expect(Expect),
+    Expect(Box<Expect>),
 }
 
 /// A command in a guest.
