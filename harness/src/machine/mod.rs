@@ -1,1 +1,5 @@
 //! placeholder
+
+pub mod qmp;
+pub mod transcript;
+pub(crate) mod wire;
