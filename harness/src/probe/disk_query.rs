@@ -1,0 +1,92 @@
+//! Disks as TrueNAS's middleware describes them: `midclt call disk.query`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::facts::{ProbeError, ask};
+use super::{ParseError, Probe};
+use crate::guest::{Exec, Guest};
+
+/// The middleware's disks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DiskQueryFacts {
+    /// By serial number, then by name.
+    pub disks: Vec<QueriedDisk>,
+}
+
+/// A disk of the middleware. What it may leave open is `null` there, but the field is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueriedDisk {
+    /// What the middleware knows it by, such as `{serial_lunid}ZTM09FD7_5000c500a1b2c3d4`.
+    pub identifier: String,
+    /// The kernel's name, such as `sda`.
+    pub name: String,
+    /// Serial number.
+    #[serde(deserialize_with = "present")]
+    pub serial: Option<String>,
+    /// World Wide Name without `0x`.
+    #[serde(deserialize_with = "present")]
+    pub lunid: Option<String>,
+    /// Capacity in bytes.
+    #[serde(deserialize_with = "present")]
+    pub size: Option<u64>,
+    /// Model.
+    #[serde(deserialize_with = "present")]
+    pub model: Option<String>,
+    /// `HDD` or `SSD`.
+    #[serde(rename = "type", deserialize_with = "present")]
+    pub kind: Option<String>,
+    /// Rotation rate in revolutions per minute.
+    #[serde(deserialize_with = "present")]
+    pub rotationrate: Option<u32>,
+    /// The bus, such as `ATA`.
+    pub bus: String,
+    /// The pool that it is a member of; told only to who asks for it.
+    #[serde(default)]
+    pub pool: Option<String>,
+}
+
+impl DiskQueryFacts {
+    /// The disk with this serial number.
+    pub fn by_serial(&self, serial: &str) -> Option<&QueriedDisk> {
+        self.disks
+            .iter()
+            .find(|disk| disk.serial.as_deref() == Some(serial))
+    }
+}
+
+/// Without a default, unlike a bare `Option`: a field that is not there is an error.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(from)
+}
+
+/// Asks the middleware.
+///
+/// # Errors
+/// [`ProbeError`].
+pub async fn read<G: Guest>(
+    nas: &G,
+    limit: Duration,
+) -> Result<(DiskQueryFacts, String), ProbeError> {
+    let exec = Exec::new("midclt", ["call", "disk.query"], limit);
+    ask(Probe::DiskQuery, nas, exec, parse).await
+}
+
+/// Parses the middleware's answer; fields beyond those that are needed are let be.
+///
+/// # Errors
+/// [`ParseError`] for anything but a list of disks with the fields that are needed, and for an empty
+/// list: the guest boots from a disk.
+pub fn parse(output: &str) -> Result<DiskQueryFacts, ParseError> {
+    if output.trim().is_empty() {
+        return Err(ParseError::Empty);
+    }
+    let mut disks: Vec<QueriedDisk> = serde_json::from_str(output).map_err(ParseError::Json)?;
+    if disks.is_empty() {
+        return Err(ParseError::missing("any disk"));
+    }
+    disks.sort_by(|a, b| (&a.serial, &a.name).cmp(&(&b.serial, &b.name)));
+    Ok(DiskQueryFacts { disks })
+}

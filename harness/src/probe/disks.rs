@@ -1,0 +1,192 @@
+//! Block devices as `lsblk` shows them, on L1 and in L2.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::{ProbeError, ask};
+use super::{ParseError, Probe};
+use crate::guest::{Exec, Guest};
+
+/// The block devices of a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DiskFacts {
+    /// Whole devices, not their partitions, by name.
+    pub devices: Vec<BlockDevice>,
+}
+
+/// A block device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockDevice {
+    /// The kernel's name, such as `sda`.
+    pub name: String,
+    /// `disk`, `rom`, `loop`, …
+    pub kind: String,
+    /// Capacity in bytes.
+    pub bytes: u64,
+    /// Model; a virtio disk has none.
+    pub model: Option<String>,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// World Wide Name, such as `0x5000c500a1b2c3d4`.
+    pub wwn: Option<String>,
+    /// Whether it spins.
+    pub rotational: bool,
+    /// What it is attached by, such as `sata`.
+    pub transport: Option<String>,
+    /// Physical sector size in bytes.
+    pub physical_sector: u32,
+    /// Logical sector size in bytes.
+    pub logical_sector: u32,
+    /// Whether the guest's root file system is on it, or on a part of it.
+    pub holds_root: bool,
+}
+
+impl DiskFacts {
+    /// Disks, without optical drives, loop devices and the like.
+    pub fn disks(&self) -> impl Iterator<Item = &BlockDevice> {
+        self.devices.iter().filter(|device| device.kind == "disk")
+    }
+
+    /// The disk with this serial number.
+    pub fn by_serial(&self, serial: &str) -> Option<&BlockDevice> {
+        self.disks()
+            .find(|disk| disk.serial.as_deref() == Some(serial))
+    }
+
+    /// The disk that the root file system is on.
+    pub fn root_disk(&self) -> Option<&BlockDevice> {
+        self.devices.iter().find(|device| device.holds_root)
+    }
+}
+
+/// The columns that are asked for. File system and label are there because a real TrueNAS has its
+/// root in a ZFS pool, which `lsblk` shows no mount point for.
+const COLUMNS: &str =
+    "NAME,TYPE,SIZE,MODEL,SERIAL,WWN,ROTA,TRAN,PHY-SEC,LOG-SEC,FSTYPE,LABEL,MOUNTPOINTS";
+
+/// The name of the pool that a real TrueNAS boots from.
+const BOOT_POOL: &str = "boot-pool";
+
+/// Reads the host's block devices.
+///
+/// # Errors
+/// [`ProbeError`].
+pub async fn read_host<G: Guest>(
+    pve: &G,
+    limit: Duration,
+) -> Result<(DiskFacts, String), ProbeError> {
+    ask(Probe::HostDisks, pve, lsblk(limit), parse).await
+}
+
+/// Reads the NAS guest's block devices.
+///
+/// # Errors
+/// [`ProbeError`].
+pub async fn read_nas<G: Guest>(
+    nas: &G,
+    limit: Duration,
+) -> Result<(DiskFacts, String), ProbeError> {
+    ask(Probe::NasDisks, nas, lsblk(limit), parse).await
+}
+
+fn lsblk(limit: Duration) -> Exec {
+    Exec::new("lsblk", ["--json", "--bytes", "--output", COLUMNS], limit)
+}
+
+/// `lsblk`'s own shape. A field that is not there is an error, one that is `null` is not.
+#[derive(Deserialize)]
+struct Lsblk {
+    blockdevices: Vec<Device>,
+}
+
+#[derive(Deserialize)]
+struct Device {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    size: u64,
+    model: Nullable,
+    serial: Nullable,
+    wwn: Nullable,
+    rota: bool,
+    tran: Nullable,
+    #[serde(rename = "phy-sec")]
+    physical_sector: u32,
+    #[serde(rename = "log-sec")]
+    logical_sector: u32,
+    fstype: Nullable,
+    label: Nullable,
+    mountpoints: Vec<Option<String>>,
+    #[serde(default)]
+    children: Vec<Device>,
+}
+
+/// A text or `null`; unlike an `Option` it has to be there.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Nullable {
+    Text(String),
+    Null(()),
+}
+
+impl Nullable {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Nullable::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()),
+            Nullable::Null(()) => None,
+        }
+    }
+
+    fn owned(&self) -> Option<String> {
+        self.text().map(str::to_owned)
+    }
+}
+
+impl Device {
+    fn holds_root(&self) -> bool {
+        self.mountpoints
+            .iter()
+            .any(|point| point.as_deref() == Some("/"))
+            || (self.fstype.text() == Some("zfs_member") && self.label.text() == Some(BOOT_POOL))
+            || self.children.iter().any(Device::holds_root)
+    }
+}
+
+/// Parses `lsblk`'s JSON.
+///
+/// # Errors
+/// [`ParseError`] for anything but a list of devices with every column, and where no device holds the
+/// root file system. (On a mirror two do.)
+pub fn parse(output: &str) -> Result<DiskFacts, ParseError> {
+    if output.trim().is_empty() {
+        return Err(ParseError::Empty);
+    }
+    let answer: Lsblk = serde_json::from_str(output).map_err(ParseError::Json)?;
+    let mut devices: Vec<BlockDevice> = answer
+        .blockdevices
+        .iter()
+        .map(|device| BlockDevice {
+            name: device.name.clone(),
+            kind: device.kind.clone(),
+            bytes: device.size,
+            model: device.model.owned(),
+            serial: device.serial.owned(),
+            wwn: device.wwn.owned(),
+            rotational: device.rota,
+            transport: device.tran.owned(),
+            physical_sector: device.physical_sector,
+            logical_sector: device.logical_sector,
+            holds_root: device.holds_root(),
+        })
+        .collect();
+    if !devices.iter().any(|device| device.holds_root) {
+        return Err(ParseError::missing(
+            "the device that holds the root file system",
+        ));
+    }
+    devices.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(DiskFacts { devices })
+}

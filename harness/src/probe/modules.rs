@@ -1,0 +1,246 @@
+//! Kernel modules: what is loaded, what was asked for at boot, and what of that failed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::{ProbeError, ask};
+use super::text::records;
+use super::{ParseError, Probe};
+use crate::guest::{Exec, Guest};
+
+/// The modules that passing through a storage controller is about: those of VFIO, the drivers that
+/// could hold a controller or its group, the watchdog, KVM, and ZFS on the host.
+pub const WATCH_LIST: [&str; 16] = [
+    "vfio",
+    "vfio_iommu_type1",
+    "vfio_pci",
+    "vfio_pci_core",
+    "vfio_virqfd",
+    "ahci",
+    "libahci",
+    "nvme",
+    "mpt3sas",
+    "megaraid_sas",
+    "lpc_ich",
+    "i2c_i801",
+    "iTCO_wdt",
+    "kvm_intel",
+    "kvm_amd",
+    "zfs",
+];
+
+/// The modules of L1. Names are written as the kernel writes them, with `_`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ModuleFacts {
+    /// The running kernel's release.
+    pub kernel: String,
+    /// All that is loaded, from `/proc/modules`.
+    pub loaded: BTreeSet<String>,
+    /// All that is built into the kernel.
+    pub builtin: BTreeSet<String>,
+    /// What files name to be loaded at boot, in the order of the files and their lines.
+    pub listed: Vec<ListedModule>,
+    /// What systemd-modules-load could not load at this boot.
+    pub failed: Vec<FailedModule>,
+    /// Parameters of VFIO's modules, as `module.parameter`.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// A line of `/etc/modules` or of a file in `/etc/modules-load.d`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ListedModule {
+    /// The module.
+    pub module: String,
+    /// The file.
+    pub file: String,
+}
+
+/// A module that was not loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FailedModule {
+    /// The module.
+    pub module: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Where a module is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum ModuleState {
+    /// Loaded.
+    Loaded,
+    /// Part of the kernel itself.
+    Builtin,
+    /// Neither.
+    Absent,
+}
+
+impl ModuleFacts {
+    /// Where a module is; `-` and `_` in its name are one.
+    pub fn state(&self, module: &str) -> ModuleState {
+        let module = canonical(module);
+        if self.loaded.contains(&module) {
+            ModuleState::Loaded
+        } else if self.builtin.contains(&module) {
+            ModuleState::Builtin
+        } else {
+            ModuleState::Absent
+        }
+    }
+}
+
+/// A module's name as the kernel writes it.
+pub(super) fn canonical(module: &str) -> String {
+    module.replace('-', "_")
+}
+
+/// One `grep` prints all files with their names before each line, one `journalctl` what the loader
+/// said. The link `modules-load.d/modules.conf` of Debian is `/etc/modules` once more.
+pub const SCRIPT: &str = r#"
+read -r kernel </proc/sys/kernel/osrelease
+printf 'kernel\t%s\n' "$kernel"
+set -- /proc/modules "/lib/modules/$kernel/modules.builtin" /sys/module/vfio*/parameters/*
+for file in /etc/modules /etc/modules-load.d/*.conf; do
+    [ "$file" -ef /etc/modules ] && [ "$file" != /etc/modules ] || set -- "$@" "$file"
+done
+echo files
+grep -sH '' "$@"
+echo journal
+journalctl --boot --unit=systemd-modules-load --output=cat --no-pager || exit
+echo end
+"#;
+
+/// Reads the modules' state.
+///
+/// # Errors
+/// [`ProbeError`].
+pub async fn read<G: Guest>(pve: &G, limit: Duration) -> Result<(ModuleFacts, String), ProbeError> {
+    ask(Probe::Modules, pve, Exec::shell(SCRIPT, limit), parse).await
+}
+
+/// Parses what [`SCRIPT`] prints.
+///
+/// # Errors
+/// [`ParseError`] for output that is cut off or unknown, for a kernel without modules, and for a
+/// journal that does not have the loader's unit.
+pub fn parse(output: &str) -> Result<ModuleFacts, ParseError> {
+    enum Part {
+        Head,
+        Files,
+        Journal,
+    }
+    let mut part = Part::Head;
+    let mut kernel = None;
+    let mut journal_lines = 0;
+    let mut facts = ModuleFacts {
+        kernel: String::new(),
+        loaded: BTreeSet::new(),
+        builtin: BTreeSet::new(),
+        listed: Vec::new(),
+        failed: Vec::new(),
+        parameters: BTreeMap::new(),
+    };
+    for record in records(output)? {
+        match (&part, record.text) {
+            (Part::Head, "files") => part = Part::Files,
+            (Part::Head, _) if record.keyword == "kernel" => {
+                kernel = Some(record.one()?.to_owned())
+            }
+            (Part::Head, _) => return Err(record.unknown()),
+            (Part::Files, "journal") => part = Part::Journal,
+            (Part::Files, line) => {
+                let (file, line) = line.split_once(':').ok_or_else(|| {
+                    record.refuse("a file's name, a colon and a line were expected")
+                })?;
+                facts
+                    .file_line(file, line)
+                    .map_err(|why| record.refuse(why))?;
+            }
+            (Part::Journal, line) if line.starts_with("-- ") => {}
+            (Part::Journal, line) => {
+                journal_lines += 1;
+                facts.failed.extend(failure(line));
+            }
+        }
+    }
+    facts.kernel = kernel.ok_or_else(|| ParseError::missing("the kernel's release"))?;
+    for (what, there) in [
+        ("any line of /proc/modules", !facts.loaded.is_empty()),
+        ("any line of modules.builtin", !facts.builtin.is_empty()),
+        (
+            "any line on systemd-modules-load in the journal",
+            journal_lines > 0,
+        ),
+    ] {
+        if !there {
+            return Err(ParseError::missing(what));
+        }
+    }
+    Ok(facts)
+}
+
+impl ModuleFacts {
+    fn file_line(&mut self, file: &str, line: &str) -> Result<(), String> {
+        if file == "/proc/modules" {
+            let name = line.split(' ').next().filter(|name| !name.is_empty());
+            self.loaded
+                .insert(name.ok_or("the module has no name")?.to_owned());
+        } else if file.ends_with("/modules.builtin") {
+            let name = line
+                .rsplit('/')
+                .next()
+                .and_then(|name| name.strip_suffix(".ko"));
+            self.builtin.insert(canonical(
+                name.ok_or("a path that ends with .ko was expected")?,
+            ));
+        } else if let Some(path) = file.strip_prefix("/sys/module/") {
+            let (module, parameter) = path
+                .split_once("/parameters/")
+                .ok_or("no such file was asked for")?;
+            self.parameters
+                .insert(format!("{module}.{parameter}"), line.to_owned());
+        } else if file.starts_with("/etc/") {
+            // A line is a module's name; what follows it are parameters.
+            let name = line.split_whitespace().next();
+            if let Some(name) = name.filter(|name| !name.starts_with(['#', ';'])) {
+                self.listed.push(ListedModule {
+                    module: canonical(name),
+                    file: file.to_owned(),
+                });
+            }
+        } else {
+            return Err(format!("the file `{file}` was not asked for"));
+        }
+        Ok(())
+    }
+}
+
+/// systemd-modules-load's words for a module that it did not load.
+fn failure(message: &str) -> Option<FailedModule> {
+    let quoted = |rest: &str| -> Option<(String, String)> {
+        let (module, rest) = rest.strip_prefix('\'')?.split_once('\'')?;
+        Some((
+            canonical(module),
+            rest.trim_start_matches(':').trim().to_owned(),
+        ))
+    };
+    if let Some((module, _)) = message
+        .strip_prefix("Failed to find module ")
+        .and_then(quoted)
+    {
+        return Some(FailedModule {
+            module,
+            reason: "not found".to_owned(),
+        });
+    }
+    let rest = message.strip_prefix("Failed to insert module ")?;
+    let (module, reason) = quoted(rest)?;
+    Some(FailedModule { module, reason })
+}

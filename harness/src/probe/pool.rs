@@ -1,0 +1,232 @@
+//! ZFS pools, from `zpool status -j`, which ZFS has since 2.3.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::{ProbeError, ask};
+use super::{ParseError, Probe};
+use crate::guest::{Exec, Guest};
+
+/// The imported pools.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PoolFacts {
+    /// By name.
+    pub pools: Vec<Pool>,
+}
+
+/// A pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Its state, such as `ONLINE` or `DEGRADED`.
+    pub state: String,
+    /// What is wrong with it, in ZFS's words; none where nothing is.
+    pub status: Option<String>,
+    /// The last scrub or resilver.
+    pub scan: Option<Scan>,
+    /// The top-level vdevs that hold data.
+    pub vdevs: Vec<Vdev>,
+    /// The top-level vdevs of other classes: `logs`, `special`, `dedup`, `l2cache`, `spares`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub classes: BTreeMap<String, Vec<Vdev>>,
+    /// Files and objects with unrecoverable errors; a pool that is not readable does not tell.
+    pub data_errors: Option<u64>,
+}
+
+/// A scrub or resilver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Scan {
+    /// `SCRUB`, `RESILVER`, …
+    pub function: String,
+    /// `FINISHED`, `SCANNING`, `CANCELED`, …
+    pub state: String,
+    /// Errors that it could not repair.
+    pub errors: u64,
+}
+
+/// A virtual device: a disk, or a group of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Vdev {
+    /// Its name, such as `raidz1-0` or `sda`.
+    pub name: String,
+    /// Its type, such as `raidz`, `mirror`, `disk`.
+    pub kind: String,
+    /// Its state, such as `ONLINE`.
+    pub state: String,
+    /// Read errors.
+    pub read_errors: u64,
+    /// Write errors.
+    pub write_errors: u64,
+    /// Checksum errors.
+    pub checksum_errors: u64,
+    /// What it is made of, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vdevs: Vec<Vdev>,
+}
+
+impl PoolFacts {
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+}
+
+impl Pool {
+    /// Read, write and checksum errors over all devices, and data errors, together.
+    pub fn errors(&self) -> u64 {
+        let devices = self.vdevs.iter().chain(self.classes.values().flatten());
+        devices.map(Vdev::errors).sum::<u64>() + self.data_errors.unwrap_or(0)
+    }
+}
+
+impl Vdev {
+    fn errors(&self) -> u64 {
+        self.read_errors
+            + self.write_errors
+            + self.checksum_errors
+            + self.vdevs.iter().map(Vdev::errors).sum::<u64>()
+    }
+}
+
+/// Reads the pools.
+///
+/// # Errors
+/// [`ProbeError`].
+pub async fn read<G: Guest>(nas: &G, limit: Duration) -> Result<(PoolFacts, String), ProbeError> {
+    let exec = Exec::new("zpool", ["status", "-j", "--json-int"], limit);
+    ask(Probe::Pool, nas, exec, parse).await
+}
+
+/// What ZFS prints.
+#[derive(Deserialize)]
+struct Status {
+    output_version: OutputVersion,
+    pools: BTreeMap<String, RawPool>,
+}
+
+#[derive(Deserialize)]
+struct OutputVersion {
+    command: String,
+    vers_major: u64,
+}
+
+#[derive(Deserialize)]
+struct RawPool {
+    name: String,
+    state: String,
+    status: Option<String>,
+    scan_stats: Option<Scan>,
+    vdevs: BTreeMap<String, RawVdev>,
+    logs: Option<BTreeMap<String, RawVdev>>,
+    special: Option<BTreeMap<String, RawVdev>>,
+    dedup: Option<BTreeMap<String, RawVdev>>,
+    l2cache: Option<BTreeMap<String, RawVdev>>,
+    spares: Option<BTreeMap<String, RawVdev>>,
+    error_count: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct RawVdev {
+    name: String,
+    vdev_type: String,
+    state: String,
+    read_errors: Option<u64>,
+    write_errors: Option<u64>,
+    checksum_errors: Option<u64>,
+    #[serde(default)]
+    vdevs: BTreeMap<String, RawVdev>,
+}
+
+/// The version of `zpool status`'s JSON that this module knows.
+const KNOWN_VERSION: u64 = 0;
+
+/// Parses ZFS's JSON. No pool is a fact like any other.
+///
+/// # Errors
+/// [`ParseError`] for anything but the JSON of `zpool status -j --json-int`, and for vdevs that do
+/// not count their errors; only spares need not.
+pub fn parse(output: &str) -> Result<PoolFacts, ParseError> {
+    if output.trim().is_empty() {
+        return Err(ParseError::Empty);
+    }
+    let status: Status = serde_json::from_str(output).map_err(ParseError::Json)?;
+    let version = &status.output_version;
+    if version.command != "zpool status" || version.vers_major != KNOWN_VERSION {
+        return Err(ParseError::shape(
+            "output_version",
+            format!(
+                "`{}` version {} is not known",
+                version.command, version.vers_major
+            ),
+        ));
+    }
+    let pools = status
+        .pools
+        .into_values()
+        .map(pool)
+        .collect::<Result<_, _>>()?;
+    Ok(PoolFacts { pools })
+}
+
+fn pool(raw: RawPool) -> Result<Pool, ParseError> {
+    // The tree's root stands for the pool itself and bears its name.
+    let mut roots = raw.vdevs.into_values();
+    let (Some(root), None) = (roots.next(), roots.next()) else {
+        return Err(ParseError::shape(
+            raw.name,
+            "it does not have one root vdev",
+        ));
+    };
+    if root.vdevs.is_empty() {
+        return Err(ParseError::shape(raw.name, "its root vdev is empty"));
+    }
+    let mut classes = BTreeMap::new();
+    for (class, vdevs) in [
+        ("logs", raw.logs),
+        ("special", raw.special),
+        ("dedup", raw.dedup),
+        ("l2cache", raw.l2cache),
+        ("spares", raw.spares),
+    ] {
+        if let Some(vdevs) = vdevs {
+            classes.insert(class.to_owned(), tree(vdevs, class == "spares")?);
+        }
+    }
+    Ok(Pool {
+        name: raw.name,
+        state: raw.state,
+        status: raw.status.filter(|status| status != "OK"),
+        scan: raw.scan_stats,
+        vdevs: tree(root.vdevs, false)?,
+        classes,
+        data_errors: raw.error_count,
+    })
+}
+
+fn tree(raw: BTreeMap<String, RawVdev>, spare: bool) -> Result<Vec<Vdev>, ParseError> {
+    raw.into_values()
+        .map(|vdev| {
+            let count = |count: Option<u64>, what: &str| match count {
+                Some(count) => Ok(count),
+                None if spare => Ok(0),
+                None => Err(ParseError::missing(format!("{what} of {}", vdev.name))),
+            };
+            Ok(Vdev {
+                read_errors: count(vdev.read_errors, "read_errors")?,
+                write_errors: count(vdev.write_errors, "write_errors")?,
+                checksum_errors: count(vdev.checksum_errors, "checksum_errors")?,
+                name: vdev.name,
+                kind: vdev.vdev_type,
+                state: vdev.state,
+                vdevs: tree(vdev.vdevs, spare)?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,343 @@
+//! SMART data of every disk of L2, as `smartctl -a -j` gives it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::{ProbeError, ask};
+use super::{ParseError, Probe};
+use crate::guest::{Exec, Guest};
+
+/// SMART data of all disks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SmartFacts {
+    /// By serial number, then by name.
+    pub disks: Vec<SmartDisk>,
+}
+
+/// What a disk says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SmartDisk {
+    /// Its device file.
+    pub device: String,
+    /// Its command set.
+    pub protocol: Protocol,
+    /// The family that smartmontools' drive database puts it in.
+    pub family: Option<String>,
+    /// Model.
+    pub model: String,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// World Wide Name, `0x` and sixteen hexadecimal digits.
+    pub wwn: Option<String>,
+    /// Firmware revision.
+    pub firmware: Option<String>,
+    /// Capacity in bytes.
+    pub bytes: u64,
+    /// Logical sector size in bytes.
+    pub logical_sector: u32,
+    /// Physical sector size in bytes.
+    pub physical_sector: Option<u32>,
+    /// Rotation rate in revolutions per minute; 0 for a disk that does not spin.
+    pub rotation_rate: Option<u32>,
+    /// Whether it has SMART; NVMe always has and does not say.
+    pub available: Option<bool>,
+    /// Whether its SMART is on.
+    pub enabled: Option<bool>,
+    /// Its verdict on its own health.
+    pub passed: Option<bool>,
+    /// ATA: its attributes, in the disk's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<Attribute>,
+    /// ATA: entries of its error log.
+    pub logged_errors: Option<u64>,
+    /// ATA: entries of its self-test log.
+    pub self_tests: Option<u64>,
+    /// NVMe: the bits of its critical warning; 0 is none.
+    pub critical_warning: Option<u8>,
+    /// The bits of `smartctl`'s exit status.
+    pub exit_status: u8,
+}
+
+/// A command set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "UPPERCASE")]
+pub enum Protocol {
+    /// SATA.
+    Ata,
+    /// SAS and virtual SCSI.
+    Scsi,
+    /// NVMe.
+    Nvme,
+}
+
+/// An ATA SMART attribute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Attribute {
+    /// Its number.
+    pub id: u8,
+    /// Its name in smartmontools' drive database.
+    pub name: String,
+    /// Its normalized value.
+    pub value: u8,
+    /// The lowest value it ever had.
+    pub worst: Option<u8>,
+    /// The value at or below which it counts as failed.
+    pub threshold: Option<u8>,
+    /// Its raw value.
+    pub raw: u64,
+    /// `now` or `past` where it is or was at its threshold.
+    pub failed: Option<String>,
+}
+
+impl SmartFacts {
+    /// The disk with this serial number.
+    pub fn by_serial(&self, serial: &str) -> Option<&SmartDisk> {
+        self.disks
+            .iter()
+            .find(|disk| disk.serial.as_deref() == Some(serial))
+    }
+}
+
+/// Bits of the exit status that mean that there are no data: the command line was not understood, the
+/// device did not open. All others are findings about the disk. The middleware of TrueNAS draws the
+/// same line.
+const NO_DATA: u8 = 0b11;
+
+/// Virtio disks are left out: they have no SMART and smartctl does not know their kind.
+pub const SCRIPT: &str = r#"
+for disk in /sys/block/sd* /sys/block/nvme*; do
+    disk=/dev/${disk##*/}
+    [ -b "$disk" ] && smartctl -a -j "$disk"
+done
+:
+"#;
+
+/// Reads every disk.
+///
+/// # Errors
+/// [`ProbeError`].
+pub async fn read<G: Guest>(nas: &G, limit: Duration) -> Result<(SmartFacts, String), ProbeError> {
+    ask(Probe::Smart, nas, Exec::shell(SCRIPT, limit), parse).await
+}
+
+#[derive(Deserialize)]
+struct Smartctl {
+    smartctl: Run,
+    device: Option<Device>,
+    model_family: Option<String>,
+    model_name: Option<String>,
+    scsi_model_name: Option<String>,
+    serial_number: Option<String>,
+    wwn: Option<RawWwn>,
+    logical_unit_id: Option<String>,
+    firmware_version: Option<String>,
+    scsi_revision: Option<String>,
+    user_capacity: Option<Capacity>,
+    logical_block_size: Option<u32>,
+    physical_block_size: Option<u32>,
+    rotation_rate: Option<u32>,
+    smart_support: Option<Support>,
+    smart_status: Option<Passed>,
+    ata_smart_attributes: Option<Attributes>,
+    ata_smart_error_log: Option<ErrorLog>,
+    ata_smart_self_test_log: Option<SelfTestLog>,
+    nvme_smart_health_information_log: Option<Health>,
+}
+
+#[derive(Deserialize)]
+struct Run {
+    exit_status: u8,
+    #[serde(default)]
+    argv: Vec<String>,
+    #[serde(default)]
+    messages: Vec<Message>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    string: String,
+}
+
+#[derive(Deserialize)]
+struct Device {
+    name: String,
+    protocol: String,
+}
+
+#[derive(Deserialize)]
+struct RawWwn {
+    naa: u64,
+    oui: u64,
+    id: u64,
+}
+
+#[derive(Deserialize)]
+struct Capacity {
+    bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Support {
+    available: bool,
+    enabled: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Passed {
+    passed: bool,
+}
+
+#[derive(Deserialize)]
+struct Attributes {
+    table: Vec<RawAttribute>,
+}
+
+#[derive(Deserialize)]
+struct RawAttribute {
+    id: u8,
+    name: String,
+    value: u8,
+    worst: Option<u8>,
+    thresh: Option<u8>,
+    when_failed: String,
+    raw: Raw,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    value: u64,
+}
+
+#[derive(Deserialize)]
+struct ErrorLog {
+    summary: Count,
+}
+
+#[derive(Deserialize)]
+struct SelfTestLog {
+    standard: Count,
+}
+
+#[derive(Deserialize)]
+struct Count {
+    count: u64,
+}
+
+#[derive(Deserialize)]
+struct Health {
+    critical_warning: u8,
+}
+
+/// Parses one JSON document after the other.
+///
+/// # Errors
+/// [`ParseError`] for no document at all, for one that is cut off, and for a disk that could not be
+/// read or lacks what its kind of disk always says.
+pub fn parse(output: &str) -> Result<SmartFacts, ParseError> {
+    if output.trim().is_empty() {
+        return Err(ParseError::Empty);
+    }
+    let mut disks = serde_json::Deserializer::from_str(output)
+        .into_iter::<Smartctl>()
+        .map(|document| disk(document.map_err(ParseError::Json)?))
+        .collect::<Result<Vec<_>, _>>()?;
+    disks.sort_by(|a, b| (&a.serial, &a.device).cmp(&(&b.serial, &b.device)));
+    Ok(SmartFacts { disks })
+}
+
+fn disk(said: Smartctl) -> Result<SmartDisk, ParseError> {
+    let asked = said.smartctl.argv.last().map_or("a disk", String::as_str);
+    if said.smartctl.exit_status & NO_DATA != 0 {
+        let messages: Vec<&str> = said
+            .smartctl
+            .messages
+            .iter()
+            .map(|m| m.string.as_str())
+            .collect();
+        return Err(ParseError::shape(
+            format!("smartctl on {asked}"),
+            format!(
+                "exit status {}: {}",
+                said.smartctl.exit_status,
+                messages.join("; ")
+            ),
+        ));
+    }
+    let Some(device) = said.device else {
+        return Err(ParseError::missing(format!("`device` of {asked}")));
+    };
+    let lacks = |what: &str| ParseError::missing(format!("`{what}` of {}", device.name));
+    let protocol = match device.protocol.as_str() {
+        "ATA" => Protocol::Ata,
+        "SCSI" => Protocol::Scsi,
+        "NVMe" => Protocol::Nvme,
+        other => {
+            return Err(ParseError::shape(
+                device.name,
+                format!("the protocol `{other}` is not known"),
+            ));
+        }
+    };
+    match protocol {
+        Protocol::Ata if said.smart_support.is_none() => return Err(lacks("smart_support")),
+        Protocol::Ata if said.serial_number.is_none() => return Err(lacks("serial_number")),
+        Protocol::Nvme if said.nvme_smart_health_information_log.is_none() => {
+            return Err(lacks("nvme_smart_health_information_log"));
+        }
+        _ => {}
+    }
+    Ok(SmartDisk {
+        protocol,
+        family: said.model_family,
+        model: said
+            .model_name
+            .or(said.scsi_model_name)
+            .ok_or_else(|| lacks("model_name"))?,
+        serial: said.serial_number,
+        wwn: said
+            .wwn
+            .map(|wwn| format!("{:#018x}", wwn.naa << 60 | wwn.oui << 36 | wwn.id))
+            .or(said.logical_unit_id),
+        firmware: said.firmware_version.or(said.scsi_revision),
+        bytes: said
+            .user_capacity
+            .ok_or_else(|| lacks("user_capacity"))?
+            .bytes,
+        logical_sector: said
+            .logical_block_size
+            .ok_or_else(|| lacks("logical_block_size"))?,
+        physical_sector: said.physical_block_size,
+        rotation_rate: said.rotation_rate,
+        available: said.smart_support.as_ref().map(|smart| smart.available),
+        enabled: said.smart_support.and_then(|smart| smart.enabled),
+        passed: said.smart_status.map(|status| status.passed),
+        attributes: said.ata_smart_attributes.map_or_else(Vec::new, attributes),
+        logged_errors: said.ata_smart_error_log.map(|log| log.summary.count),
+        self_tests: said.ata_smart_self_test_log.map(|log| log.standard.count),
+        critical_warning: said
+            .nvme_smart_health_information_log
+            .map(|log| log.critical_warning),
+        exit_status: said.smartctl.exit_status,
+        device: device.name,
+    })
+}
+
+fn attributes(raw: Attributes) -> Vec<Attribute> {
+    raw.table
+        .into_iter()
+        .map(|attribute| Attribute {
+            id: attribute.id,
+            name: attribute.name,
+            value: attribute.value,
+            worst: attribute.worst,
+            threshold: attribute.thresh,
+            raw: attribute.raw.value,
+            failed: Some(attribute.when_failed).filter(|when| !when.is_empty()),
+        })
+        .collect()
+}
