@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::exec::{Exec, Exit, Guest, GuestError, Output};
 use super::link::{Link, NAME};
+use crate::accel::Deadlines;
 use crate::machine::transcript::Transcript;
 use crate::poll::{Pace, TimedOut, poll};
 
@@ -31,15 +32,20 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// An agent behind a socket. Nothing is connected until something is asked. `answer` is how
-    /// long the agent may take over one request; a command's own time is not part of it.
+    /// An agent behind a socket. Nothing is connected until something is asked.
     ///
-    /// Must be called within a Tokio runtime.
-    pub fn new(socket: PathBuf, transcript: Option<Transcript>, answer: Duration) -> Self {
+    /// Must be called within a Tokio runtime: a task that owns the connection is started.
+    pub fn new(socket: PathBuf, transcript: Option<Transcript>) -> Self {
         Agent {
             link: Arc::new(Link::new(socket, transcript)),
-            answer,
+            answer: Deadlines::TCG.agent_answer,
         }
+    }
+
+    /// The same agent with another limit for each of its answers; without this it is the one for
+    /// the slowest accelerator. A command's own time is not part of it.
+    pub fn with_answer_limit(self, answer: Duration) -> Self {
+        Agent { answer, ..self }
     }
 
     /// How long the agent may take over one request.
@@ -75,28 +81,27 @@ impl Agent {
     /// firmware runs is never answered.
     ///
     /// # Errors
-    /// [`GuestError::Timeout`], with the last attempt's trouble in its message.
+    /// [`GuestError::Timeout`]; the transcript has the attempts.
     pub async fn wait_ready(&self, limit: Duration) -> Result<(), GuestError> {
         let end = Instant::now() + limit;
         let mut attempt = FIRST_ATTEMPT.min(self.answer);
         let mut port = self.link.port();
-        let waited = poll("the guest agent", limit, Pace::QUICK, async || {
-            let left = end.saturating_duration_since(Instant::now());
+        // Owned by the closure: one that borrows from `self` cannot be proven `Send`.
+        let agent = self.clone();
+        let ready = async move || {
+            let left = || end.saturating_duration_since(Instant::now());
             // Nothing to try while the guest is known not to listen.
-            let _ = timeout(
-                left.min(TRUST_IN_PORT),
-                port.wait_for(|port| port.open != Some(false)),
-            )
-            .await;
-            let left = end.saturating_duration_since(Instant::now());
-            let pinged = self
+            let open = port.wait_for(|port| port.open != Some(false));
+            let _ = timeout(left().min(TRUST_IN_PORT), open).await;
+            let limit = attempt.min(left());
+            attempt = (attempt * 3 / 2).min(agent.answer);
+            let pinged = agent
                 .link
-                .ask("guest-ping", qga::guest_ping {}, attempt.min(left))
+                .ask("guest-ping", qga::guest_ping {}, limit)
                 .await;
-            attempt = (attempt * 3 / 2).min(self.answer);
             Ok::<_, TimedOut>(pinged.ok())
-        })
-        .await;
+        };
+        let waited = poll("the guest agent", limit, Pace::QUICK, ready).await;
         waited.map(drop).map_err(|_| GuestError::Timeout {
             guest: NAME,
             request: "its first request".to_owned(),
@@ -212,7 +217,7 @@ impl Guest for Agent {
             capture_output: Some(qga::GuestExecCaptureOutput::flag(true)),
         };
         let pid = self.ask(&request, command).await?.pid;
-        // Owned by the closure: a closure that borrows from `self` cannot be proven `Send` here.
+        // Owned by the closure, as above.
         let (agent, what) = (self.clone(), request.clone());
         let status = async move || {
             let status = agent.ask(&what, qga::guest_exec_status { pid }).await;

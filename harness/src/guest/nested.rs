@@ -42,14 +42,14 @@ impl Nested {
     /// [`GuestError::Timeout`]; the host's own `Timeout` and `Broken` end the wait at once.
     pub async fn wait_ready(&self, limit: Duration) -> Result<(), GuestError> {
         let ping = format!("qm guest cmd {} ping", self.vmid);
-        let ready = poll(&ping, limit, Pace::SLOW, async || {
-            let answer = self.host.answer_limit();
-            let vmid = self.vmid.to_string();
-            let exec = Exec::new("qm", ["guest", "cmd", &vmid, "ping"], answer);
-            let output = self.host.exec(exec).await.map_err(Ended::Trouble)?;
+        // Owned by the closure: one that borrows from `self` cannot be proven `Send`.
+        let (host, vmid) = (self.host.clone(), self.vmid.to_string());
+        let answered = async move || {
+            let exec = Exec::new("qm", ["guest", "cmd", &vmid, "ping"], host.answer_limit());
+            let output = host.exec(exec).await.map_err(Ended::Trouble)?;
             Ok(output.success().then_some(()))
-        })
-        .await;
+        };
+        let ready = poll(&ping, limit, Pace::SLOW, answered).await;
         ready.map_err(|ended| match ended {
             Ended::Trouble(error) => error,
             Ended::Late => GuestError::Timeout {
