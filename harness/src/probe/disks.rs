@@ -12,8 +12,8 @@ use crate::guest::{Exec, Guest};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DiskFacts {
-    /// Whole devices, not their partitions, by name.
-    pub devices: Vec<BlockDevice>,
+    /// Whole disks, by name: no partitions, optical drives, loop devices and the like.
+    pub disks: Vec<BlockDevice>,
 }
 
 /// A block device.
@@ -22,10 +22,8 @@ pub struct DiskFacts {
 pub struct BlockDevice {
     /// The kernel's name, such as `sda`.
     pub name: String,
-    /// `disk`, `rom`, `loop`, …
-    pub kind: String,
     /// Capacity in bytes.
-    pub bytes: u64,
+    pub size: u64,
     /// Model; a virtio disk has none.
     pub model: Option<String>,
     /// Serial number.
@@ -45,20 +43,16 @@ pub struct BlockDevice {
 }
 
 impl DiskFacts {
-    /// Disks, without optical drives, loop devices and the like.
-    pub fn disks(&self) -> impl Iterator<Item = &BlockDevice> {
-        self.devices.iter().filter(|device| device.kind == "disk")
-    }
-
     /// The disk with this serial number.
     pub fn by_serial(&self, serial: &str) -> Option<&BlockDevice> {
-        self.disks()
+        self.disks
+            .iter()
             .find(|disk| disk.serial.as_deref() == Some(serial))
     }
 
     /// The disk that the root file system is on.
-    pub fn root_disk(&self) -> Option<&BlockDevice> {
-        self.devices.iter().find(|device| device.holds_root)
+    pub fn boot_disk(&self) -> Option<&BlockDevice> {
+        self.disks.iter().find(|disk| disk.holds_root)
     }
 }
 
@@ -165,13 +159,13 @@ pub fn parse(output: &str) -> Result<DiskFacts, ParseError> {
         return Err(ParseError::Empty);
     }
     let answer: Lsblk = serde_json::from_str(output).map_err(ParseError::Json)?;
-    let mut devices: Vec<BlockDevice> = answer
+    let mut disks: Vec<BlockDevice> = answer
         .blockdevices
         .iter()
+        .filter(|device| device.kind == "disk")
         .map(|device| BlockDevice {
             name: device.name.clone(),
-            kind: device.kind.clone(),
-            bytes: device.size,
+            size: device.size,
             model: device.model.owned(),
             serial: device.serial.owned(),
             wwn: device.wwn.owned(),
@@ -182,11 +176,11 @@ pub fn parse(output: &str) -> Result<DiskFacts, ParseError> {
             holds_root: device.holds_root(),
         })
         .collect();
-    if !devices.iter().any(|device| device.holds_root) {
+    if !disks.iter().any(|disk| disk.holds_root) {
         return Err(ParseError::missing(
-            "the device that holds the root file system",
+            "the disk that holds the root file system",
         ));
     }
-    devices.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(DiskFacts { devices })
+    disks.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(DiskFacts { disks })
 }

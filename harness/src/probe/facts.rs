@@ -88,6 +88,12 @@ pub struct Reading {
 /// Why a probe has no facts.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
+    /// The probe reads the NAS guest, and that one is not running.
+    #[error("the probe `{probe}` reads the nas, which is not running")]
+    NoNas {
+        /// Which probe.
+        probe: Probe,
+    },
     /// The guest did not do what the probe asked of it.
     #[error("the probe `{probe}` could not read {guest}")]
     Guest {
@@ -114,16 +120,17 @@ pub enum ProbeError {
     },
 }
 
-/// Reads one probe's facts from the guest that it belongs to.
+/// Reads one probe's facts from the guest that it belongs to; `nas` is only needed by the probes of L2.
 ///
 /// # Errors
 /// [`ProbeError`]; `limit` is the time for the whole of it.
 pub async fn read<P: Guest, N: Guest>(
     probe: Probe,
     pve: &P,
-    nas: &N,
+    nas: Option<&N>,
     limit: Duration,
 ) -> Result<Reading, ProbeError> {
+    let nas = || nas.ok_or(ProbeError::NoNas { probe });
     fn reading<T>((facts, raw): (T, String), wrap: fn(T) -> Facts) -> Reading {
         Reading {
             facts: wrap(facts),
@@ -140,10 +147,10 @@ pub async fn read<P: Guest, N: Guest>(
         Probe::Vm => reading(vm::read(pve, vm::STORAGE_VM, limit).await?, Facts::Vm),
         Probe::DmesgIommu => reading(dmesg::read(pve, limit).await?, Facts::DmesgIommu),
         Probe::GroupListing => reading(listing::read(pve, limit).await?, Facts::GroupListing),
-        Probe::NasDisks => reading(disks::read_nas(nas, limit).await?, Facts::NasDisks),
-        Probe::DiskQuery => reading(disk_query::read(nas, limit).await?, Facts::DiskQuery),
-        Probe::Smart => reading(smart::read(nas, limit).await?, Facts::Smart),
-        Probe::Pool => reading(pool::read(nas, limit).await?, Facts::Pool),
+        Probe::NasDisks => reading(disks::read_nas(nas()?, limit).await?, Facts::NasDisks),
+        Probe::DiskQuery => reading(disk_query::read(nas()?, limit).await?, Facts::DiskQuery),
+        Probe::Smart => reading(smart::read(nas()?, limit).await?, Facts::Smart),
+        Probe::Pool => reading(pool::read(nas()?, limit).await?, Facts::Pool),
     })
 }
 

@@ -27,9 +27,17 @@ pub struct GroupListingFacts {
 }
 
 impl GroupListingFacts {
+    /// The listing as it would be printed.
+    pub fn text(&self) -> String {
+        self.lines
+            .iter()
+            .flat_map(|line| [line.as_str(), "\n"])
+            .collect()
+    }
+
     /// Whether this is what [`WRITE_UP_LOOP`] printed.
     pub fn matches_loop(&self, printed: &str) -> bool {
-        printed.ends_with('\n') && self.lines.iter().map(String::as_str).eq(printed.lines())
+        self.text() == printed
     }
 }
 

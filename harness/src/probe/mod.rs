@@ -20,10 +20,13 @@ pub mod text;
 pub mod vm;
 
 pub use facts::{Facts, ProbeError, Reading, read};
+pub use listing::{WRITE_UP_LOOP, run_write_up_loop};
 pub use text::ParseError;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::scenario::GuestName;
 
 /// What can be read.
 #[derive(
@@ -70,4 +73,14 @@ pub enum Probe {
     Smart,
     /// L2: pools, from `zpool status -j`.
     Pool,
+}
+
+impl Probe {
+    /// The guest whose state it reads.
+    pub fn guest(self) -> GuestName {
+        match self {
+            Probe::NasDisks | Probe::DiskQuery | Probe::Smart | Probe::Pool => GuestName::Nas,
+            _ => GuestName::Pve,
+        }
+    }
 }

@@ -43,7 +43,9 @@ pub struct ModuleFacts {
     pub builtin: BTreeSet<String>,
     /// What files name to be loaded at boot, in the order of the files and their lines.
     pub listed: Vec<ListedModule>,
-    /// What systemd-modules-load could not load at this boot.
+    /// Whether systemd-modules-load did its work at this boot: `active`, `failed` or `inactive`.
+    pub loader: String,
+    /// What it said that it could not load.
     pub failed: Vec<FailedModule>,
     /// Parameters of VFIO's modules, as `module.parameter`.
     pub parameters: BTreeMap<String, String>,
@@ -83,6 +85,18 @@ pub enum ModuleState {
 }
 
 impl ModuleFacts {
+    /// Whether a module is there to be used, loaded or built in.
+    pub fn is_loaded(&self, module: &str) -> bool {
+        self.state(module) != ModuleState::Absent
+    }
+
+    /// The modules that files name and that are not there, whatever the loader said of them.
+    pub fn missing(&self) -> impl Iterator<Item = &ListedModule> {
+        self.listed
+            .iter()
+            .filter(|listed| !self.is_loaded(&listed.module))
+    }
+
     /// Where a module is; `-` and `_` in its name are one.
     pub fn state(&self, module: &str) -> ModuleState {
         let module = canonical(module);
@@ -101,8 +115,10 @@ pub(super) fn canonical(module: &str) -> String {
     module.replace('-', "_")
 }
 
-/// One `grep` prints all files with their names before each line, one `journalctl` what the loader
-/// said. The link `modules-load.d/modules.conf` of Debian is `/etc/modules` once more.
+/// One `grep` prints all files with their names before each line. The link `modules-load.d/modules.conf`
+/// of Debian is `/etc/modules` once more. The loader runs beside the start of the journal, so what it
+/// says may come by way of the kernel's log, which keeps the name of the program and not of the unit.
+/// It says nothing where there was nothing to do; that it ran is asked of systemd.
 pub const SCRIPT: &str = r#"
 read -r kernel </proc/sys/kernel/osrelease
 printf 'kernel\t%s\n' "$kernel"
@@ -113,7 +129,8 @@ done
 echo files
 grep -sH '' "$@"
 echo journal
-journalctl --boot --unit=systemd-modules-load --output=cat --no-pager || exit
+systemctl show --property=ActiveState systemd-modules-load.service || exit
+journalctl --boot --identifier=systemd-modules-load --output=cat --no-pager || exit
 echo end
 "#;
 
@@ -128,8 +145,7 @@ pub async fn read<G: Guest>(pve: &G, limit: Duration) -> Result<(ModuleFacts, St
 /// Parses what [`SCRIPT`] prints.
 ///
 /// # Errors
-/// [`ParseError`] for output that is cut off or unknown, for a kernel without modules, and for a
-/// journal that does not have the loader's unit.
+/// [`ParseError`] for output that is cut off or unknown, and for a kernel without modules.
 pub fn parse(output: &str) -> Result<ModuleFacts, ParseError> {
     enum Part {
         Head,
@@ -138,12 +154,12 @@ pub fn parse(output: &str) -> Result<ModuleFacts, ParseError> {
     }
     let mut part = Part::Head;
     let mut kernel = None;
-    let mut journal_lines = 0;
     let mut facts = ModuleFacts {
         kernel: String::new(),
         loaded: BTreeSet::new(),
         builtin: BTreeSet::new(),
         listed: Vec::new(),
+        loader: String::new(),
         failed: Vec::new(),
         parameters: BTreeMap::new(),
     };
@@ -164,10 +180,10 @@ pub fn parse(output: &str) -> Result<ModuleFacts, ParseError> {
                     .map_err(|why| record.refuse(why))?;
             }
             (Part::Journal, line) if line.starts_with("-- ") => {}
-            (Part::Journal, line) => {
-                journal_lines += 1;
-                facts.failed.extend(failure(line));
-            }
+            (Part::Journal, line) => match line.strip_prefix("ActiveState=") {
+                Some(state) => facts.loader = state.to_owned(),
+                None => facts.failed.extend(failure(line)),
+            },
         }
     }
     facts.kernel = kernel.ok_or_else(|| ParseError::missing("the kernel's release"))?;
@@ -175,8 +191,8 @@ pub fn parse(output: &str) -> Result<ModuleFacts, ParseError> {
         ("any line of /proc/modules", !facts.loaded.is_empty()),
         ("any line of modules.builtin", !facts.builtin.is_empty()),
         (
-            "any line on systemd-modules-load in the journal",
-            journal_lines > 0,
+            "the state of systemd-modules-load",
+            !facts.loader.is_empty(),
         ),
     ] {
         if !there {

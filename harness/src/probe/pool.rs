@@ -79,6 +79,11 @@ impl PoolFacts {
 }
 
 impl Pool {
+    /// The types of its top-level vdevs that hold data.
+    pub fn top_level_types(&self) -> Vec<String> {
+        self.vdevs.iter().map(|vdev| vdev.kind.clone()).collect()
+    }
+
     /// Read, write and checksum errors over all devices, and data errors, together.
     pub fn errors(&self) -> u64 {
         let devices = self.vdevs.iter().chain(self.classes.values().flatten());

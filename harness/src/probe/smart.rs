@@ -26,7 +26,7 @@ pub struct SmartDisk {
     pub protocol: Protocol,
     /// The family that smartmontools' drive database puts it in.
     pub family: Option<String>,
-    /// Model.
+    /// Model; of a SCSI disk its product name, without the vendor's.
     pub model: String,
     /// Serial number.
     pub serial: Option<String>,
@@ -131,7 +131,7 @@ struct Smartctl {
     device: Option<Device>,
     model_family: Option<String>,
     model_name: Option<String>,
-    scsi_model_name: Option<String>,
+    scsi_product: Option<String>,
     serial_number: Option<String>,
     wwn: Option<RawWwn>,
     logical_unit_id: Option<String>,
@@ -296,7 +296,7 @@ fn disk(said: Smartctl) -> Result<SmartDisk, ParseError> {
         family: said.model_family,
         model: said
             .model_name
-            .or(said.scsi_model_name)
+            .or(said.scsi_product)
             .ok_or_else(|| lacks("model_name"))?,
         serial: said.serial_number,
         wwn: said
