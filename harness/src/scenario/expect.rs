@@ -19,6 +19,53 @@ pub struct Expect {
     pub nas: Option<ExpectNas>,
 }
 
+/// The names of all checks, as reports and `failure.check` call them.
+pub const CHECKS: &[&str] = &[
+    "pve.cmdline",
+    "pve.iommu",
+    "pve.dmesg-iommu",
+    "pve.iommu-group",
+    "pve.driver",
+    "pve.reset-method",
+    "pve.module",
+    "pve.disks",
+    "pve.group-listing-matches-loop",
+    "nas.disks",
+    "nas.smart",
+    "nas.family",
+    "nas.boot-disk",
+    "nas.pool",
+];
+
+impl Expect {
+    /// The names of the checks that this makes.
+    pub fn checks(&self) -> Vec<&'static str> {
+        let pve = self.pve.as_ref();
+        let nas = self.nas.as_ref();
+        let made = [
+            pve.is_some_and(|pve| pve.cmdline.is_some()),
+            pve.is_some_and(|pve| pve.iommu.is_some()),
+            pve.is_some_and(|pve| pve.dmesg_iommu.is_some()),
+            pve.is_some_and(|pve| pve.iommu_group.is_some()),
+            pve.is_some_and(|pve| pve.driver.is_some()),
+            pve.is_some_and(|pve| pve.reset_method.is_some()),
+            pve.is_some_and(|pve| pve.module.is_some()),
+            pve.is_some_and(|pve| pve.disks.is_some()),
+            pve.is_some_and(|pve| pve.group_listing_matches_loop.is_some()),
+            nas.is_some_and(|nas| nas.disks.is_some()),
+            nas.is_some_and(|nas| nas.smart.is_some()),
+            nas.is_some_and(|nas| nas.family.is_some()),
+            nas.is_some_and(|nas| nas.boot_disk.is_some()),
+            nas.is_some_and(|nas| nas.pool.is_some()),
+        ];
+        CHECKS
+            .iter()
+            .zip(made)
+            .filter_map(|(name, made)| made.then_some(*name))
+            .collect()
+    }
+}
+
 /// What must hold on L1.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]

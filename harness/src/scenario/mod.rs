@@ -1,11 +1,32 @@
 //! Scenarios as data: a lab, a list of steps, and what must hold. A scenario can do nothing on L0:
 //! there is no host command and no host path in any of these types.
 
+mod check;
+mod digest;
+mod document;
+pub mod edit;
 mod expect;
+mod file;
+mod labs;
+mod load;
+mod nearest;
+mod problem;
+mod schema;
+mod shape;
 mod step;
+mod template;
+mod title;
 
 pub use expect::{
-    DriverState, Expect, ExpectNas, ExpectPve, ExpectedFailure, FailureKind, PoolExpectation,
-    SmartVerdict,
+    CHECKS, DriverState, Expect, ExpectNas, ExpectPve, ExpectedFailure, FailureKind,
+    PoolExpectation, SmartVerdict,
 };
+pub use labs::Labs;
+pub use load::{load_dir, load_file};
+pub use problem::{Problem, ScenarioError};
+pub use schema::{lab_schema, schema, schemas};
 pub use step::{Action, GuestName, Run, Scenario, Step, Vmid};
+pub use template::template;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,489 @@
+//! What a schema cannot say about a scenario: the sense of it, step after step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::document::{Document, Node};
+use super::edit::vm_key;
+use super::expect::{CHECKS, Expect, ExpectedFailure, FailureKind};
+use super::file::{ACTIONS, RunTable, RunValue, ScenarioFile, StepTable};
+use super::labs::{Labs, serial_problem};
+use super::load::is_kebab;
+use super::nearest::advice;
+use super::step::{Action, GuestName, Run, Scenario, Step};
+use crate::lab::Lab;
+use crate::probe::Probe;
+
+/// Walks through a scenario as the engine will, and notes what cannot be meant.
+pub(super) struct Checker<'a> {
+    document: &'a Document<'a>,
+    labs: &'a Labs,
+    lab: Option<&'a Lab>,
+    /// Whether a `start` has come and nothing has ended the guest since.
+    nas_runs: bool,
+    /// Names of outputs that are kept, and of snapshots.
+    saved: BTreeSet<String>,
+    snapshots: BTreeMap<String, usize>,
+    /// Checks that are made anywhere.
+    checks: BTreeSet<&'static str>,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(document: &'a Document<'a>, labs: &'a Labs) -> Self {
+        Checker {
+            document,
+            labs,
+            lab: None,
+            nas_runs: false,
+            saved: BTreeSet::new(),
+            snapshots: BTreeMap::new(),
+            checks: BTreeSet::new(),
+        }
+    }
+
+    /// The scenario that a file describes. Problems are noted in the document.
+    pub(super) fn scenario(mut self, name: String, file: ScenarioFile) -> Option<Scenario> {
+        let root = self.document.root();
+        self.lab = self.labs.get(&file.lab);
+        if self.lab.is_none() && !self.labs.are_unknown() {
+            let message = format!("there is no lab `{}`", file.lab);
+            self.note(
+                &root.get("lab"),
+                message,
+                advice(&file.lab, self.labs.names()),
+            );
+        }
+        if file.summary.trim().is_empty() {
+            self.note(&root.get("summary"), "the summary says nothing", None);
+        }
+        if file.steps.is_empty() {
+            let help = "a step begins with the line [[step]]".to_owned();
+            self.note(&root, "this scenario has no steps", Some(help));
+        }
+        let mut steps = Vec::new();
+        for (index, table) in file.steps.into_iter().enumerate() {
+            let node = root.get("step").item(index);
+            let line = self.document.line(&node.key);
+            let title = table.title.clone();
+            if let Some(action) = self.action(&node, table, line) {
+                let title = title.unwrap_or_else(|| action.title());
+                steps.push(Step {
+                    title,
+                    action,
+                    line,
+                });
+            }
+        }
+        let (expect, failure) = file.expect.split();
+        let closing = root.get("expect");
+        self.expect(&closing, &expect);
+        if let Some(failure) = &failure {
+            self.failure(&closing.get("failure"), failure, &steps);
+        }
+        Some(Scenario {
+            name,
+            path: self.document.path().to_owned(),
+            summary: file.summary,
+            lab_name: file.lab,
+            lab: self.lab?.clone(),
+            steps,
+            expect,
+            failure,
+        })
+    }
+
+    fn action(&mut self, node: &Node<'_>, table: StepTable, line: usize) -> Option<Action> {
+        let actions: Vec<_> = node
+            .entries()
+            .filter(|(key, _)| ACTIONS.contains(&key.as_ref()))
+            .collect();
+        let of = match actions.as_slice() {
+            [] => {
+                let known: Vec<String> = ACTIONS.iter().map(|name| format!("`{name}`")).collect();
+                let help = format!("give it one of {}", known.join(", "));
+                self.note(node, "this step does nothing", Some(help));
+                return None;
+            }
+            [(_, of)] => of.clone(),
+            [(first, _), (second, place), ..] => {
+                let message = format!("this step does two things, `{first}` and `{second}`");
+                let problem = self.document.problem(place.key.clone(), message);
+                self.document.note(problem.help("make a [[step]] of each"));
+                return None;
+            }
+        };
+        if table
+            .title
+            .as_ref()
+            .is_some_and(|title| title.trim().is_empty())
+        {
+            self.note(&node.get("title"), "this title says nothing", None);
+        }
+        if table.snapshot.is_some() && table.probe.is_none() {
+            self.note(
+                &node.get("as"),
+                "`as` names the snapshots of a `probe`, and this step has none",
+                None,
+            );
+        }
+        self.one(node, &of, table, line)
+    }
+
+    fn one(
+        &mut self,
+        node: &Node<'_>,
+        of: &Node<'_>,
+        table: StepTable,
+        line: usize,
+    ) -> Option<Action> {
+        if let Some(set) = table.set {
+            self.host_file(&of.get("file"), &set.file);
+            self.shell_name(&of.get("key"), &set.key);
+            self.text(&of.get("value"), &set.value);
+            return Some(Action::Set {
+                file: set.file,
+                key: set.key,
+                value: set.value,
+            });
+        }
+        if let Some(append) = table.append {
+            self.host_file(&of.get("file"), &append.file);
+            let lines = of.get("lines");
+            if append.lines.is_empty() {
+                self.note(&lines, "no lines to append", None);
+            }
+            for (index, line) in append.lines.iter().enumerate() {
+                self.line(&lines.item(index), line);
+            }
+            return Some(Action::Append {
+                file: append.file,
+                lines: append.lines,
+            });
+        }
+        if let Some(write) = table.write {
+            self.host_file(&of.get("file"), &write.file);
+            self.text(&of.get("content"), &write.content);
+            return Some(Action::Write {
+                file: write.file,
+                content: write.content,
+            });
+        }
+        if let Some(run) = table.run {
+            return Some(Action::Run(self.run(of, run)));
+        }
+        if let Some(reboot) = table.reboot {
+            if !reboot {
+                let help = Some("leave the step out".to_owned());
+                self.note(of, "`reboot = false` is no action", help);
+            }
+            self.nas_runs = false;
+            return Some(Action::Reboot);
+        }
+        if let Some(config) = table.config {
+            let place = of.get("line");
+            self.line(&place, &config.line);
+            if vm_key(&config.line).is_none() {
+                let help = "write it as in the file: \"hostpci0: 0000:01:00.0,pcie=1\"".to_owned();
+                self.note(
+                    &place,
+                    "this is not a `key: value` line of a VM's configuration",
+                    Some(help),
+                );
+            }
+            return Some(Action::VmConfig {
+                vm: config.vm,
+                line: config.line,
+            });
+        }
+        if let Some(vm) = table.start {
+            self.nas_runs = true;
+            return Some(Action::Start(vm));
+        }
+        if let Some(vm) = table.stop {
+            self.nas_runs = false;
+            return Some(Action::Stop(vm));
+        }
+        if let Some(serials) = table.swap_serials {
+            return self.swap(of, serials);
+        }
+        if let Some(probes) = table.probe {
+            return self.probe(node, of, probes, table.snapshot, line);
+        }
+        let expect = table.expect?;
+        if expect.checks().is_empty() {
+            self.note(of, "this expects nothing", None);
+        }
+        self.expect(of, &expect);
+        Some(Action::Expect(Box::new(expect)))
+    }
+
+    fn run(&mut self, of: &Node<'_>, run: RunValue) -> Run {
+        let (place, table) = match run {
+            RunValue::Line(command) => (
+                of.clone(),
+                RunTable {
+                    command,
+                    on: GuestName::Pve,
+                    exit: 0,
+                    save: None,
+                    same_as: None,
+                },
+            ),
+            RunValue::Table(table) => (of.get("command"), table),
+        };
+        if table.command.trim().is_empty() {
+            self.note(&place, "there is no command to run", None);
+        }
+        self.text(&place, &table.command);
+        if table.on == GuestName::Nas {
+            self.needs_nas(&of.get("on"), "this runs in the NAS guest");
+        }
+        if let Some(name) = &table.same_as
+            && !self.saved.contains(name)
+        {
+            let help = advice(name, self.saved.iter().map(String::as_str));
+            let message = format!("no earlier step keeps an output as `{name}`");
+            let help = help.or_else(|| Some(format!("give an earlier `run` save = \"{name}\"")));
+            self.note(&of.get("same-as"), message, help);
+        }
+        if let Some(name) = &table.save {
+            self.kebab(&of.get("save"), name);
+            if !self.saved.insert(name.clone()) {
+                self.note(
+                    &of.get("save"),
+                    format!("an earlier step keeps an output as `{name}` already"),
+                    None,
+                );
+            }
+        }
+        Run {
+            command: table.command,
+            on: table.on,
+            exit: table.exit,
+            save: table.save,
+            same_as: table.same_as,
+        }
+    }
+
+    fn swap(&mut self, of: &Node<'_>, serials: Vec<String>) -> Option<Action> {
+        self.nas_runs = false;
+        self.serials(of, &serials);
+        match <[String; 2]>::try_from(serials) {
+            Ok(pair) if pair[0] != pair[1] => Some(Action::SwapSerials(pair)),
+            _ => {
+                self.note(of, "`swap-serials` takes two different serials", None);
+                None
+            }
+        }
+    }
+
+    fn probe(
+        &mut self,
+        node: &Node<'_>,
+        of: &Node<'_>,
+        probes: Vec<Probe>,
+        name: Option<String>,
+        line: usize,
+    ) -> Option<Action> {
+        if probes.is_empty() {
+            self.note(of, "no facts to read", None);
+        }
+        let mut seen = BTreeSet::new();
+        for (index, probe) in probes.iter().enumerate() {
+            if !seen.insert(*probe) {
+                self.note(
+                    &of.item(index),
+                    format!("`{probe}` is in this list already"),
+                    None,
+                );
+            }
+            if guest_of(*probe) == GuestName::Nas {
+                self.needs_nas(
+                    &of.item(index),
+                    &format!("`{probe}` is read in the NAS guest"),
+                );
+            }
+        }
+        let Some(name) = name else {
+            let help = "add as = \"after-reboot\", or whatever says which moment it is".to_owned();
+            let problem = self
+                .document
+                .problem(of.key.clone(), "this probe's snapshots need a name");
+            self.document.note(problem.help(help));
+            return None;
+        };
+        self.kebab(&node.get("as"), &name);
+        if let Some(other) = self.snapshots.insert(name.clone(), line) {
+            let message = format!("the step on line {other} names its snapshots `{name}` already");
+            self.note(&node.get("as"), message, None);
+        }
+        Some(Action::Probe { name, probes })
+    }
+
+    fn expect(&mut self, place: &Node<'_>, expect: &Expect) {
+        self.checks.extend(expect.checks());
+        if let Some(serials) = expect.pve.as_ref().and_then(|pve| pve.disks.as_ref()) {
+            self.serials(&place.get("pve").get("disks"), serials);
+        }
+        let Some(nas) = &expect.nas else { return };
+        self.needs_nas(&place.get("nas"), "this is read in the NAS guest");
+        if let Some(serials) = &nas.disks {
+            self.serials(&place.get("nas").get("disks"), serials);
+        }
+    }
+
+    fn failure(&self, place: &Node<'_>, failure: &ExpectedFailure, steps: &[Step]) {
+        let contains = place.get("contains");
+        if failure.contains.is_empty() || failure.contains.iter().any(|part| part.trim().is_empty())
+        {
+            let help =
+                "name what its message must say, so that no other failure passes for it".to_owned();
+            self.note(&contains, "any failure would do", Some(help));
+        }
+        match (&failure.check, failure.kind) {
+            (Some(check), FailureKind::Check) if !CHECKS.contains(&check.as_str()) => {
+                let help = advice(check, CHECKS.iter().copied());
+                self.note(
+                    &place.get("check"),
+                    format!("there is no check `{check}`"),
+                    help,
+                );
+            }
+            (Some(check), FailureKind::Check) if !self.checks.contains(check.as_str()) => {
+                let message =
+                    format!("nothing in this scenario expects `{check}`, so it cannot fail");
+                self.note(&place.get("check"), message, None);
+            }
+            (Some(_), FailureKind::Check) => {}
+            (Some(_), kind) => {
+                let help = format!("leave it out, or make the kind `check` instead of `{kind}`");
+                self.note(
+                    &place.get("check"),
+                    "only a failure of kind `check` has a check",
+                    Some(help),
+                );
+            }
+            (None, FailureKind::Check) => {
+                let help = "add check = \"pve.driver\", or whichever it is".to_owned();
+                self.note(
+                    &place.get("kind"),
+                    "which check fails is missing",
+                    Some(help),
+                );
+            }
+            (None, FailureKind::Start)
+                if !steps
+                    .iter()
+                    .any(|step| matches!(step.action, Action::Start(_))) =>
+            {
+                self.note(
+                    &place.get("kind"),
+                    "no step starts a VM, so no start can fail",
+                    None,
+                );
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn needs_nas(&self, place: &Node<'_>, what: &str) {
+        if !self.nas_runs {
+            let help =
+                "it runs after `start = 100`, until `stop`, `reboot` or `swap-serials`".to_owned();
+            self.note(
+                place,
+                format!("{what}, which does not run at this point"),
+                Some(help),
+            );
+        }
+    }
+
+    fn serials(&self, place: &Node<'_>, serials: &[String]) {
+        for (index, serial) in serials.iter().enumerate() {
+            let place = place.item(index);
+            if let Some(message) = serial_problem(serial) {
+                self.note(&place, message, None);
+            } else if let Some(lab) = self.lab {
+                let known: Vec<&str> = lab.disks().map(|disk| disk.serial.as_str()).collect();
+                if !known.contains(&serial.as_str()) {
+                    let message = format!("no disk of this lab has the serial `{serial}`");
+                    self.note(&place, message, advice(serial, known.iter().copied()));
+                } else if serials[..index].contains(serial) {
+                    self.note(&place, format!("`{serial}` is in this list already"), None);
+                }
+            }
+        }
+    }
+
+    fn host_file(&self, place: &Node<'_>, path: &str) {
+        self.text(place, path);
+        if !path.starts_with('/') {
+            let help = format!("paths are paths on the host and absolute: \"/{path}\"?");
+            self.note(
+                place,
+                format!("`{path}` is not an absolute path"),
+                Some(help),
+            );
+        } else if path.split('/').any(|part| part == "..") {
+            self.note(
+                place,
+                format!("`{path}` goes up by `..`"),
+                Some("write where it leads".to_owned()),
+            );
+        } else if path.ends_with('/') {
+            self.note(place, format!("`{path}` is a folder, not a file"), None);
+        }
+    }
+
+    fn shell_name(&self, place: &Node<'_>, name: &str) {
+        let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !first || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            self.note(
+                place,
+                format!("`{name}` is not the name of a shell variable"),
+                None,
+            );
+        }
+    }
+
+    fn line(&self, place: &Node<'_>, line: &str) {
+        self.text(place, line);
+        if line.contains(['\n', '\r']) {
+            self.note(place, "this is more than one line", None);
+        }
+    }
+
+    fn text(&self, place: &Node<'_>, text: &str) {
+        if text.contains('\0') {
+            self.note(place, "a NUL character cannot be in here", None);
+        }
+    }
+
+    fn kebab(&self, place: &Node<'_>, name: &str) {
+        if !is_kebab(name) {
+            let help =
+                "use small letters, digits and single hyphens, such as `after-reboot`".to_owned();
+            self.note(place, format!("`{name}` cannot be a name here"), Some(help));
+        }
+    }
+
+    fn note(&self, place: &Node<'_>, message: impl Into<String>, help: Option<String>) {
+        let problem = self.document.problem(place.span.clone(), message);
+        self.document.note(problem.maybe_help(help));
+    }
+}
+
+/// The guest that a probe reads.
+fn guest_of(probe: Probe) -> GuestName {
+    match probe {
+        Probe::NasDisks | Probe::DiskQuery | Probe::Smart | Probe::Pool => GuestName::Nas,
+        Probe::Cmdline
+        | Probe::Iommu
+        | Probe::Pci
+        | Probe::Modules
+        | Probe::Initramfs
+        | Probe::HostDisks
+        | Probe::Vm
+        | Probe::DmesgIommu
+        | Probe::GroupListing => GuestName::Pve,
+    }
+}

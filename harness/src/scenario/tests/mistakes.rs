@@ -1,0 +1,1 @@
+//! Wrong files, what is said about them, and where.
