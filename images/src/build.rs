@@ -1,0 +1,395 @@
+//! Building what is missing, in the order that follows from what is made of what, and side by side where nothing does.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Instant;
+
+use crate::cache::Cache;
+use crate::cancel::Cancel;
+use crate::disk::{self, DISK, DiskSources};
+use crate::error::{Error, Result};
+use crate::event::{Artifact, BuildEvent, ImageName, Observer};
+use crate::guest_programs;
+use crate::manifest::{Facts, MANIFEST, Manifest};
+use crate::merge;
+use crate::mmdebstrap::Mmdebstrap;
+use crate::privilege::Privilege;
+use crate::recipe::{Recipe, recipe_of};
+use crate::toolbox::Toolbox;
+use crate::tree::TreeBuilder;
+
+/// The file of a tree's folder.
+const TREE: &str = "tree.tar";
+/// The file of the ZFS module's folder.
+const MODULES: &str = "modules.tar";
+
+/// A disk to lay qcow2 overlays over.
+#[derive(Debug, Clone)]
+pub struct DiskImage {
+    /// The raw, read-only disk.
+    pub path: PathBuf,
+    /// The SHA-256 of its content, as it was when it was built.
+    pub digest: String,
+    /// The digest of all that it was built from.
+    pub key: String,
+    /// The version of the kernel it boots.
+    pub kernel: String,
+    /// The file that lists every package in it.
+    pub manifest: PathBuf,
+}
+
+/// The images that were asked for, and the toolbox, without which they are of no use.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// QEMU and the image makers.
+    pub toolbox: Toolbox,
+    /// L1's disk, if it was asked for.
+    pub proxmox: Option<DiskImage>,
+    /// L2's disk, if it was asked for.
+    pub truenas: Option<DiskImage>,
+}
+
+/// All three images.
+#[derive(Debug, Clone)]
+pub struct ImageSet {
+    /// QEMU and the image makers.
+    pub toolbox: Toolbox,
+    /// L1's disk.
+    pub proxmox: DiskImage,
+    /// L2's disk.
+    pub truenas: DiskImage,
+}
+
+/// Makes sure that all three images are there and whole.
+pub fn ensure_all(cache: &Cache, observer: &dyn Observer, cancel: &Cancel) -> Result<ImageSet> {
+    match ensure(cache, &ImageName::ALL, observer, cancel)? {
+        Images { toolbox, proxmox: Some(proxmox), truenas: Some(truenas) } => Ok(ImageSet { toolbox, proxmox, truenas }),
+        _ => Err(Error::Cancelled),
+    }
+}
+
+/// Makes sure that the toolbox and these images are there and whole; what is not is built.
+pub fn ensure(cache: &Cache, which: &[ImageName], observer: &dyn Observer, cancel: &Cancel) -> Result<Images> {
+    // The first failure stops the rest, without stopping what else the caller's own `cancel` is for.
+    let inner = Cancel::new();
+    let _forward = {
+        let inner = inner.clone();
+        cancel.on_cancel(move || inner.cancel())
+    };
+    let build = Build::new(cache, observer, inner);
+    cache.sweep(|path| build.host()?.privilege.remove(path, &cache.root().join("logs/sweep.log"), &build.cancel))?;
+    std::thread::scope(|scope| {
+        let toolbox = build.start(scope, Artifact::Toolbox, |build| build.toolbox());
+        // ZFS takes longest by far, so it is not the last to start.
+        let wanted = |name| which.contains(&name);
+        let truenas = wanted(ImageName::TruenasLike)
+            .then(|| build.start(scope, Artifact::TruenasLike, |build| build.truenas()));
+        let proxmox = wanted(ImageName::ProxmoxLike)
+            .then(|| build.start(scope, Artifact::ProxmoxLike, |build| build.proxmox()));
+        let results = (join(toolbox), proxmox.map(join).transpose(), truenas.map(join).transpose());
+        match results {
+            (Ok(toolbox), Ok(proxmox), Ok(truenas)) => Ok(Images { toolbox, proxmox, truenas }),
+            (toolbox, proxmox, truenas) => {
+                let errors = [toolbox.err(), proxmox.err(), truenas.err()].into_iter().flatten();
+                Err(errors.reduce(|first, next| if first.is_cancelled() { next } else { first }).unwrap_or(Error::Cancelled))
+            }
+        }
+    })
+}
+
+type Slot<T> = OnceLock<Result<T, Arc<Error>>>;
+
+fn once<T: Clone>(slot: &Slot<T>, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    slot.get_or_init(|| make().map_err(Arc::new)).clone().map_err(Error::Shared)
+}
+
+fn join<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[derive(Clone)]
+struct Host {
+    privilege: Privilege,
+    mmdebstrap: Mmdebstrap,
+}
+
+#[derive(Clone)]
+struct Built {
+    dir: PathBuf,
+    manifest: Manifest,
+}
+
+type Programs = BTreeMap<String, (PathBuf, String)>;
+
+struct Build<'a> {
+    cache: &'a Cache,
+    observer: &'a dyn Observer,
+    cancel: Cancel,
+    host: Slot<Host>,
+    toolbox: Slot<Toolbox>,
+    programs: Slot<Programs>,
+}
+
+/// Where one artifact is being built.
+struct Site<'a> {
+    work: &'a Path,
+    content: &'a Path,
+    log: &'a Path,
+    line: &'a dyn Fn(&str),
+}
+
+impl<'a> Build<'a> {
+    fn new(cache: &'a Cache, observer: &'a dyn Observer, cancel: Cancel) -> Self {
+        Self { cache, observer, cancel, host: Slot::new(), toolbox: Slot::new(), programs: Slot::new() }
+    }
+
+    fn start<'scope, T: Send + 'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        artifact: Artifact,
+        make: impl FnOnce(&Self) -> Result<T> + Send + 'scope,
+    ) -> ScopedJoinHandle<'scope, Result<T>> {
+        scope.spawn(move || {
+            make(self).inspect_err(|error| {
+                if !error.is_cancelled() {
+                    self.observer.event(BuildEvent::Failed(artifact));
+                }
+                self.cancel.cancel();
+            })
+        })
+    }
+
+    fn host(&self) -> Result<Host> {
+        once(&self.host, || {
+            let note = |text| self.observer.event(BuildEvent::Note(text));
+            let privilege = Privilege::detect()?;
+            let mmdebstrap = Mmdebstrap::find(self.cache, &self.cancel, &note)?;
+            note(format!("building images as {privilege}"));
+            Ok(Host { privilege, mmdebstrap })
+        })
+    }
+
+    fn toolbox(&self) -> Result<Toolbox> {
+        once(&self.toolbox, || {
+            let recipe = recipe_of(Artifact::Toolbox)?;
+            let built = self.obtain(Artifact::Toolbox, &recipe.tree_key()?, |site| {
+                let archive = site.work.join(TREE);
+                let facts = self.mmdebstrap(&recipe, &archive, site, false)?;
+                fs::remove_dir(site.content).map_err(Error::io("remove", site.content))?;
+                merge::unpack(&archive, &recipe.tree.leave_out, site.content)?;
+                Ok(facts)
+            })?;
+            Ok(Toolbox::new(built.dir, built.manifest))
+        })
+    }
+
+    fn programs(&self) -> Result<Programs> {
+        once(&self.programs, || {
+            let built = self.obtain(Artifact::GuestPrograms, &guest_programs::key()?, |site| {
+                let log = site.log;
+                let _cargo = self.cache.lock("guest-target", &self.cancel, || {})?;
+                guest_programs::build(self.cache, site.content, log, &self.cancel, site.line)?;
+                Ok(Facts::default())
+            })?;
+            guest_programs::digests(&built.dir, &self.cancel)
+        })
+    }
+
+    fn proxmox(&self) -> Result<DiskImage> {
+        self.disk(Artifact::ProxmoxLike, |recipe| Ok((self.tree(Artifact::ProxmoxTree, recipe, TREE)?, None)))
+    }
+
+    fn truenas(&self) -> Result<DiskImage> {
+        self.disk(Artifact::TruenasLike, |recipe| {
+            let zfs = recipe_of(Artifact::ZfsModule)?;
+            // When the archive got a new kernel between the two, the older one is built again; once is enough, as the
+            // archive does not move that fast.
+            for _ in 0..2 {
+                let (tree, modules) = std::thread::scope(|scope| {
+                    let tree = scope.spawn(|| self.tree(Artifact::TruenasTree, recipe, TREE));
+                    let modules = self.tree(Artifact::ZfsModule, &zfs, MODULES);
+                    (join(tree), modules)
+                });
+                let (tree, modules) = (tree?, modules?);
+                if tree.manifest.kernel == modules.manifest.kernel {
+                    return Ok((tree, Some(modules)));
+                }
+                let older = if tree.manifest.built_at < modules.manifest.built_at { &tree } else { &modules };
+                let manifest = older.dir.join(MANIFEST);
+                fs::remove_file(&manifest).map_err(Error::io("remove", manifest))?;
+                self.observer.event(BuildEvent::Note(format!(
+                    "the archive has a newer kernel than {}, which is built again",
+                    older.manifest.name
+                )));
+            }
+            let kernel = |artifact, recipe: &Recipe| -> Result<String> {
+                let manifest = Manifest::read(&self.cache.entry_dir(artifact, &recipe.tree_key()?))?;
+                Ok(manifest.kernel.unwrap_or_default())
+            };
+            Err(Error::KernelMoved {
+                tree: kernel(Artifact::TruenasTree, recipe)?,
+                module: kernel(Artifact::ZfsModule, &zfs)?,
+            })
+        })
+    }
+
+    fn tree(&self, artifact: Artifact, recipe: &Recipe, file: &str) -> Result<Built> {
+        self.obtain(artifact, &recipe.tree_key()?, |site| {
+            self.mmdebstrap(recipe, &site.content.join(file), site, artifact == Artifact::ZfsModule)
+        })
+        .inspect_err(|_| self.cancel.cancel())
+    }
+
+    fn mmdebstrap(&self, recipe: &Recipe, target: &Path, site: &Site<'_>, nice: bool) -> Result<Facts> {
+        let host = self.host()?;
+        let builder =
+            TreeBuilder { mmdebstrap: &host.mmdebstrap, privilege: host.privilege, cancel: &self.cancel, nice };
+        builder.build(recipe, site.work, target, site.log, site.line)
+    }
+
+    /// A disk, and only if it is not there, the trees that it is made from.
+    fn disk(
+        &self,
+        artifact: Artifact,
+        trees: impl FnOnce(&Recipe) -> Result<(Built, Option<Built>)> + Send,
+    ) -> Result<DiskImage> {
+        let recipe = recipe_of(artifact)?;
+        let ((key, programs), trees) = std::thread::scope(|scope| {
+            let key = || -> Result<(String, Programs)> {
+                let programs = self.programs()?;
+                Ok((disk_key(&recipe, &programs)?, programs))
+            };
+            // Trees take longest, so they start before it is known whether the guest programs build.
+            if self.has_disk(artifact, &recipe)? {
+                return Ok((key()?, None));
+            }
+            let trees = scope.spawn(|| trees(&recipe));
+            let key = key().inspect_err(|_| self.cancel.cancel());
+            let trees = join(trees);
+            let is_cause = |error: &Error| !error.is_cancelled();
+            match (key, trees) {
+                (Ok(key), Ok(trees)) => Ok((key, Some(trees))),
+                (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+                (Err(key), Err(trees)) => Err(if is_cause(&key) { key } else { trees }),
+            }
+        })?;
+        let built = self.obtain(artifact, &key, |site| {
+            let (tree, modules) = trees.ok_or_else(|| Error::Unusable {
+                what: artifact.to_string(),
+                reason: "it vanished while it was looked at; run the same command again".to_owned(),
+            })?;
+            let toolbox = self.toolbox()?;
+            let sources = DiskSources {
+                recipe: &recipe,
+                tree: tree.dir.join(TREE),
+                modules: modules.as_ref().map(|built| built.dir.join(MODULES)),
+                programs: programs.iter().map(|(name, (path, _))| (name.clone(), path.clone())).collect(),
+            };
+            disk::build(&sources, &toolbox, site.work, site.content, site.log, &self.cancel, site.line)?;
+            let mut made_of: BTreeMap<_, _> =
+                programs.iter().map(|(name, (_, digest))| (name.clone(), digest.clone())).collect();
+            for part in [Some(&tree), modules.as_ref()].into_iter().flatten() {
+                made_of.insert(part.manifest.name.clone(), part.manifest.digest.clone());
+            }
+            made_of.insert(Artifact::Toolbox.to_string(), toolbox.digest().to_owned());
+            Ok(Facts { kernel: tree.manifest.kernel, sources: made_of, packages: tree.manifest.packages })
+        })?;
+        Ok(DiskImage {
+            path: built.dir.join(DISK),
+            digest: built.manifest.digest,
+            key,
+            kernel: built.manifest.kernel.unwrap_or_default(),
+            manifest: built.dir.join(MANIFEST),
+        })
+    }
+
+    /// Whether the disk that the programs as they are now would give is there.
+    fn has_disk(&self, artifact: Artifact, recipe: &Recipe) -> Result<bool> {
+        let dir = self.cache.entry_dir(Artifact::GuestPrograms, &guest_programs::key()?);
+        if !dir.join(MANIFEST).exists() {
+            return Ok(false);
+        }
+        let key = disk_key(recipe, &guest_programs::digests(&dir, &self.cancel)?)?;
+        Ok(Manifest::read_whole(&self.cache.entry_dir(artifact, &key), &key, &self.cancel)?.is_ok())
+    }
+
+    /// The artifact with this key: the one in the cache if it is whole, else what `make` makes.
+    fn obtain(&self, artifact: Artifact, key: &str, make: impl FnOnce(&Site<'_>) -> Result<Facts>) -> Result<Built> {
+        self.cancel.check()?;
+        let start = Instant::now();
+        let dir = self.cache.entry_dir(artifact, key);
+        let finished = |manifest: &Manifest, cached| {
+            let (bytes, elapsed) = (manifest.bytes, start.elapsed());
+            self.observer.event(BuildEvent::Finished { artifact, bytes, elapsed, cached });
+        };
+        let look = || Manifest::read_whole(&dir, key, &self.cancel);
+        if let Ok(manifest) = look()? {
+            finished(&manifest, true);
+            return Ok(Built { dir, manifest });
+        }
+        let waiting = || self.observer.event(BuildEvent::Waiting(artifact));
+        let _lock = self.cache.lock(&format!("{artifact}-{key}"), &self.cancel, waiting)?;
+        let reason = match look()? {
+            Ok(manifest) => {
+                finished(&manifest, true);
+                return Ok(Built { dir, manifest });
+            }
+            Err(reason) => reason,
+        };
+        self.check_space(artifact)?;
+        self.observer.event(BuildEvent::Started { artifact, reason });
+        let work = self.cache.work_dir(&artifact.to_string())?;
+        let content = work.path().join("content");
+        fs::create_dir(&content).map_err(Error::io("make the folder", &content))?;
+        let log = self.cache.log(artifact);
+        drop(fs::remove_file(&log));
+        let line = |line: &str| self.observer.event(BuildEvent::Line { artifact, line: line.to_owned() });
+        let facts = make(&Site { work: work.path(), content: &content, log: &log, line: &line })?;
+        self.cancel.check()?;
+        let seconds = start.elapsed().as_secs_f64();
+        let manifest =
+            Manifest::seal(&content, artifact.to_string(), key.to_owned(), facts, seconds, &self.cancel)?;
+        if dir.exists() {
+            let old = work.path().join("old");
+            fs::rename(&dir, &old).map_err(Error::io("move away", &dir))?;
+        }
+        let parent = self.cache.artifact_dir(artifact);
+        fs::create_dir_all(&parent).map_err(Error::io("make the folder", &parent))?;
+        fs::rename(&content, &dir).map_err(Error::io("move into place", &dir))?;
+        finished(&manifest, false);
+        Ok(Built { dir, manifest })
+    }
+
+    fn check_space(&self, artifact: Artifact) -> Result<()> {
+        // What the build takes at its peak, the tree and its archive side by side.
+        let needed_mib = match artifact {
+            Artifact::GuestPrograms => 200,
+            Artifact::Toolbox => 800,
+            Artifact::ProxmoxTree | Artifact::TruenasTree | Artifact::ProxmoxLike | Artifact::TruenasLike => 2000,
+            Artifact::ZfsModule => 1500,
+        };
+        let free_mib = self.cache.free_space()? >> 20;
+        if free_mib < needed_mib {
+            return Err(Error::NoSpace { path: self.cache.root().to_owned(), free_mib, needed_mib });
+        }
+        Ok(())
+    }
+}
+
+/// The disk's key: its own, ZFS's if it takes modules, and the digests of the programs that go in.
+pub(crate) fn disk_key(recipe: &Recipe, programs: &Programs) -> Result<String> {
+    let mut sources = BTreeMap::new();
+    if let Some(disk) = &recipe.disk {
+        if let Some(modules) = &disk.modules_from {
+            sources.insert(modules.clone(), Recipe::load(modules)?.tree_key()?);
+        }
+        for name in disk.programs.keys() {
+            let digest = programs.get(name).map(|(_, digest)| digest.clone()).unwrap_or_default();
+            sources.insert(name.clone(), digest);
+        }
+    }
+    recipe.disk_key(&sources)
+}

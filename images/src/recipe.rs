@@ -1,0 +1,322 @@
+//! Recipes: what each image is made of, as files under `images/recipes/`, and the keys that follow from them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use walkdir::WalkDir;
+
+use crate::Artifact;
+use crate::digest::KeyHasher;
+use crate::error::{Error, Result};
+use crate::manifest::FORMAT;
+
+/// This crate's folder in the checkout it was compiled from.
+const CRATE: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The folder of all recipes.
+pub(crate) fn recipes_dir() -> PathBuf {
+    Path::new(CRATE).join("recipes")
+}
+
+/// The checkout's own folder, where the workspace's manifest is.
+pub(crate) fn checkout_dir() -> &'static Path {
+    let crate_dir = Path::new(CRATE);
+    crate_dir.parent().unwrap_or(crate_dir)
+}
+
+/// One `recipe.toml` and the folder it stands in.
+#[derive(Debug, Clone)]
+pub(crate) struct Recipe {
+    pub(crate) dir: PathBuf,
+    pub(crate) tree: TreeRecipe,
+    pub(crate) disk: Option<DiskRecipe>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RecipeFile {
+    #[expect(dead_code, reason = "for people who read the recipe")]
+    summary: String,
+    tree: TreeRecipe,
+    disk: Option<DiskRecipe>,
+}
+
+/// The packages of a tree: what mmdebstrap is asked for.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct TreeRecipe {
+    /// The suite that is asked of mmdebstrap.
+    pub(crate) suite: String,
+    /// Further suites of the same mirror.
+    #[serde(default)]
+    pub(crate) also_suites: Vec<String>,
+    /// The suite whose packages win.
+    pub(crate) prefer: Option<String>,
+    pub(crate) components: Vec<String>,
+    pub(crate) variant: Variant,
+    pub(crate) packages: Vec<String>,
+    /// A folder copied into the tree before packages are configured.
+    pub(crate) early_files: Option<PathBuf>,
+    /// Scripts that run when the packages are unpacked.
+    #[serde(default)]
+    pub(crate) extract_hooks: Vec<PathBuf>,
+    /// Scripts that run when the packages are installed.
+    #[serde(default)]
+    pub(crate) customize_hooks: Vec<PathBuf>,
+    /// Paths that the result does without; a `*` at the end matches all below.
+    #[serde(default)]
+    pub(crate) leave_out: Vec<String>,
+    /// The one file of the tree that is kept, in place of the tree.
+    pub(crate) keep: Option<PathBuf>,
+}
+
+/// How far mmdebstrap goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, strum::Display)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub(crate) enum Variant {
+    /// Packages are unpacked, not configured.
+    Extract,
+    /// A system of essential packages, apt, and what is asked for.
+    Minbase,
+}
+
+/// What is put on top of a tree when it becomes a disk.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct DiskRecipe {
+    pub(crate) size_mib: u64,
+    /// The root file system's UUID.
+    pub(crate) uuid: String,
+    /// A folder laid over the tree.
+    pub(crate) files: PathBuf,
+    /// Guest programs and where they go.
+    #[serde(default)]
+    pub(crate) programs: BTreeMap<String, String>,
+    /// The recipe whose kernel modules go in.
+    pub(crate) modules_from: Option<String>,
+    /// systemd units to mask.
+    #[serde(default)]
+    pub(crate) mask: Vec<String>,
+}
+
+impl Recipe {
+    pub(crate) fn load(name: &str) -> Result<Self> {
+        Self::load_from(&recipes_dir().join(name))
+    }
+
+    fn load_from(dir: &Path) -> Result<Self> {
+        let path = dir.join("recipe.toml");
+        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let file: RecipeFile = toml::from_str(&text)
+            .map_err(|error| Error::Recipe { path: path.clone(), reason: error.to_string() })?;
+        let recipe = Self { dir: dir.to_owned(), tree: file.tree, disk: file.disk };
+        if let Some(reason) = recipe.problem() {
+            return Err(Error::Recipe { path, reason });
+        }
+        Ok(recipe)
+    }
+
+    fn problem(&self) -> Option<String> {
+        let relative = |path: &Path| path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        let tree = &self.tree;
+        if tree.packages.is_empty() || tree.components.is_empty() {
+            return Some("it names no package or no component".to_owned());
+        }
+        if tree.variant == Variant::Extract && !tree.customize_hooks.is_empty() {
+            return Some("customize-hooks do not run in a tree that is only unpacked; use extract-hooks".to_owned());
+        }
+        let disk = self.disk.as_ref();
+        let inside = tree.extract_hooks.iter().chain(&tree.customize_hooks).chain(&tree.early_files);
+        for path in inside.chain(disk.map(|disk| &disk.files)) {
+            if !relative(path) || !self.dir.join(path).exists() {
+                return Some(format!("`{}` is not in the recipe's folder", path.display()));
+            }
+        }
+        let targets = disk.into_iter().flat_map(|disk| disk.programs.values());
+        for path in targets.map(Path::new).chain(tree.keep.as_deref()) {
+            if !relative(path) {
+                return Some(format!("`{}` must be a plain path without a leading slash", path.display()));
+            }
+        }
+        None
+    }
+
+    /// The key of the tree: everything that mmdebstrap's result depends on, save the archive's own state.
+    pub(crate) fn tree_key(&self) -> Result<String> {
+        let mut hasher = KeyHasher::default();
+        hasher.add("format", FORMAT.to_le_bytes()).add("tree", to_json(&self.tree, &self.dir)?);
+        for path in self.tree.extract_hooks.iter().chain(&self.tree.customize_hooks).chain(&self.tree.early_files) {
+            add_files(&mut hasher, &self.dir.join(path))?;
+        }
+        Ok(short(hasher))
+    }
+
+    /// The key of the disk: the tree's, and what is laid over it.
+    pub(crate) fn disk_key(&self, sources: &BTreeMap<String, String>) -> Result<String> {
+        let Some(disk) = &self.disk else {
+            return Err(Error::Recipe { path: self.dir.join("recipe.toml"), reason: "it describes no disk".to_owned() });
+        };
+        let mut hasher = KeyHasher::default();
+        hasher.add("tree", self.tree_key()?).add("disk", to_json(disk, &self.dir)?);
+        add_files(&mut hasher, &self.dir.join(&disk.files))?;
+        for (name, digest) in sources {
+            hasher.add(name, digest);
+        }
+        Ok(short(hasher))
+    }
+}
+
+/// The recipe that an artifact is made by.
+pub(crate) fn recipe_of(artifact: Artifact) -> Result<Recipe> {
+    Recipe::load(match artifact {
+        Artifact::Toolbox => "toolbox",
+        Artifact::ProxmoxTree | Artifact::ProxmoxLike => "proxmox-like",
+        Artifact::TruenasTree | Artifact::TruenasLike => "truenas-like",
+        Artifact::ZfsModule => "zfs-module",
+        Artifact::GuestPrograms => {
+            return Err(Error::Unusable {
+                what: artifact.to_string(),
+                reason: "guest programs have no recipe".to_owned(),
+            });
+        }
+    })
+}
+
+/// Half a SHA-256 is plenty for a folder's name.
+pub(crate) fn short(hasher: KeyHasher) -> String {
+    let mut key = hasher.finish();
+    key.truncate(32);
+    key
+}
+
+fn to_json<T: Serialize>(value: &T, dir: &Path) -> Result<Vec<u8>> {
+    serde_json::to_vec(value)
+        .map_err(|error| Error::Recipe { path: dir.join("recipe.toml"), reason: error.to_string() })
+}
+
+/// Adds the names, the executable bits and the content of a file, or of all files in a folder.
+pub(crate) fn add_files(hasher: &mut KeyHasher, root: &Path) -> Result<()> {
+    for entry in WalkDir::new(root).sort_by_file_name() {
+        let entry = entry.map_err(|error| Error::io("read", root)(error.into()))?;
+        let path = entry.path();
+        let name = path.strip_prefix(recipes_dir()).unwrap_or(path.strip_prefix(root).unwrap_or(path));
+        if entry.file_type().is_symlink() {
+            let target = fs::read_link(path).map_err(Error::io("read the link", path))?;
+            hasher.add("link", name.as_os_str().as_bytes()).add("target", target.as_os_str().as_bytes());
+        } else if entry.file_type().is_file() {
+            let executable = entry.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o100 != 0);
+            hasher.add("path", name.as_os_str().as_bytes()).add("executable", [u8::from(executable)]);
+            hasher.add("file", fs::read(path).map_err(Error::io("read", path))?);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_of_the_checkout_is_sound() {
+        for name in ["toolbox", "proxmox-like", "truenas-like", "zfs-module"] {
+            let recipe = Recipe::load(name).unwrap();
+            recipe.tree_key().unwrap();
+            if let Some(disk) = &recipe.disk {
+                recipe.disk_key(&BTreeMap::new()).unwrap();
+                for file in ["boot/grub/grub.cfg", "etc/fstab"] {
+                    let path = recipe.dir.join(&disk.files).join(file);
+                    if path.exists() {
+                        assert!(fs::read_to_string(path).unwrap().contains(&disk.uuid), "{name}: {file}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn recipes_name_no_mirror() {
+        for entry in WalkDir::new(recipes_dir()) {
+            let entry = entry.unwrap();
+            if entry.file_type().is_file() {
+                let text = fs::read_to_string(entry.path()).unwrap();
+                assert!(!text.contains("http:") && !text.contains("https:"), "{}", entry.path().display());
+            }
+        }
+    }
+
+    const PLAIN: &str = r#"
+        summary = "a test"
+        [tree]
+        suite = "trixie"
+        components = ["main"]
+        variant = "minbase"
+        packages = ["bash"]
+        customize-hooks = ["hook.sh"]
+        [disk]
+        size-mib = 64
+        uuid = "u"
+        files = "files"
+        programs = { qm = "usr/sbin/qm" }
+    "#;
+
+    fn write(dir: &Path, text: &str) {
+        fs::create_dir_all(dir.join("files/etc")).unwrap();
+        fs::write(dir.join("files/etc/hostname"), "pve\n").unwrap();
+        fs::write(dir.join("hook.sh"), "true\n").unwrap();
+        fs::write(dir.join("recipe.toml"), text).unwrap();
+    }
+
+    #[test]
+    fn each_input_changes_the_right_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = |digest: &str| {
+            let recipe = Recipe::load_from(dir.path()).unwrap();
+            let sources = BTreeMap::from([("qm".to_owned(), digest.to_owned())]);
+            (recipe.tree_key().unwrap(), recipe.disk_key(&sources).unwrap())
+        };
+        write(dir.path(), PLAIN);
+        let plain = keys("1");
+        assert_eq!(plain, keys("1"));
+
+        let program = keys("2");
+        assert_eq!((&program.0, program.1 == plain.1), (&plain.0, false), "a guest program is in the disk only");
+
+        fs::write(dir.path().join("files/etc/hostname"), "other\n").unwrap();
+        let overlay = keys("1");
+        assert_eq!((&overlay.0, overlay.1 == plain.1), (&plain.0, false), "an overlay file is in the disk only");
+
+        write(dir.path(), PLAIN);
+        fs::write(dir.path().join("hook.sh"), "false\n").unwrap();
+        let hook = keys("1");
+        assert!(hook.0 != plain.0 && hook.1 != plain.1, "a hook is in the tree, and so in the disk");
+
+        write(dir.path(), &PLAIN.replace("[\"bash\"]", "[\"dash\"]"));
+        let package = keys("1");
+        assert!(package.0 != plain.0 && package.1 != plain.1, "so is a package");
+
+        write(dir.path(), &PLAIN.replace("size-mib = 64", "size-mib = 65"));
+        let size = keys("1");
+        assert_eq!((&size.0, size.1 == plain.1), (&plain.0, false), "the size is the disk's");
+    }
+
+    #[test]
+    fn wrong_recipes_are_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = |from: &str, to: &str, expected: &str| {
+            write(dir.path(), &PLAIN.replace(from, to));
+            let error = Recipe::load_from(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check("suite =", "sweet =", "unknown field `sweet`");
+        check("[\"bash\"]", "[]", "no package");
+        check("hook.sh", "gone.sh", "`gone.sh` is not in the recipe's folder");
+        check("\"files\"", "\"../files\"", "is not in the recipe's folder");
+        check("\"usr/sbin/qm\"", "\"/usr/sbin/qm\"", "without a leading slash");
+        check("minbase", "extract", "use extract-hooks");
+    }
+}
