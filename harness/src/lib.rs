@@ -16,3 +16,4 @@ pub mod poll;
 pub mod probe;
 pub mod report;
 pub mod scenario;
+pub mod signals;

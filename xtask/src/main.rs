@@ -1,3 +1,91 @@
-//! The command line.
+//! `cargo xtask`: the command line of the lab. Thin: the work is done by `harness` and `images`.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line writes to its terminal"
+)]
 
-fn main() {}
+mod bench;
+mod doctor;
+mod exit;
+mod images_command;
+mod lab;
+mod schema;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use harness::accel::Requested;
+use harness::engine::Options;
+
+use crate::exit::Exit;
+
+/// Proves PCIe passthrough of a storage controller, end to end, in a nested-virtualization lab.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs scenarios on the lab; builds what images are missing.
+    Lab(lab::LabCommand),
+    /// Says what this machine can do: accelerator, images, disk, memory, and what would be skipped.
+    Doctor(Machine),
+    /// Builds, lists, checks and removes the lab's images.
+    Images(images_command::ImagesCommand),
+    /// Measures a scenario: every phase, and how much of the time the harness itself took.
+    Bench(bench::BenchCommand),
+    /// Writes the JSON Schemas of scenario and lab files, for editors.
+    Schema,
+}
+
+/// On what the lab runs.
+#[derive(Debug, Clone, Args)]
+struct Machine {
+    /// What runs the host's CPUs: `auto` tries KVM with a real guest and falls back to emulation.
+    #[arg(long, value_name = "auto|kvm|tcg", default_value_t, env = "LAB_ACCEL")]
+    accel: Requested,
+    /// A QEMU other than the toolbox's.
+    #[arg(long, value_name = "PATH", env = "LAB_QEMU")]
+    qemu: Option<PathBuf>,
+    /// A CPU model of QEMU's for the host, other than the accelerator's own.
+    #[arg(long, value_name = "MODEL", env = "LAB_CPU")]
+    cpu: Option<String>,
+    /// Folder of images and evidence; the user's cache folder when not given.
+    #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
+    cache: Option<PathBuf>,
+}
+
+impl Machine {
+    fn options(self) -> Options {
+        Options {
+            cache: self.cache,
+            accelerator: self.accel,
+            qemu: self.qemu,
+            cpu: self.cpu,
+            scenarios: scenarios::folder().to_owned(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let result = match command {
+        Command::Lab(command) => lab::run(command),
+        Command::Doctor(machine) => doctor::run(machine),
+        Command::Images(command) => images_command::run(command),
+        Command::Bench(command) => bench::run(command),
+        Command::Schema => schema::run(),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("error: {error:?}");
+            Exit::SetUpFailed.into()
+        }
+    }
+}

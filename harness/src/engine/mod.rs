@@ -1,1 +1,15 @@
-//! placeholder
+//! The engine: walks scenarios through their labs and judges them. Both front ends, the command
+//! line and the libtest target, drive this one.
+
+mod checks;
+mod failure;
+mod nas;
+mod redact;
+mod run;
+mod session;
+mod snapshot;
+mod timings;
+
+pub use failure::Failure;
+pub use redact::{ShapeError, snapshot_text};
+pub use session::{Options, Session, SessionError, Summary, toolbox_qemu, unmet};

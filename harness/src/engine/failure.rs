@@ -1,0 +1,168 @@
+//! How a step failed, and whether that is the failure a scenario is about.
+
+use serde::Serialize;
+
+use crate::guest::GuestError;
+use crate::machine::{BootFailure, MachineError};
+use crate::scenario::{ExpectedFailure, FailureKind};
+
+/// A step that failed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Failure {
+    /// In which way.
+    pub kind: FailureKind,
+    /// The check that did not hold, such as `nas.disks`.
+    pub check: Option<String>,
+    /// The step's number, from 1; one more than there are for the closing expectations.
+    pub step: usize,
+    /// The step's title.
+    pub title: String,
+    /// What happened.
+    pub message: String,
+    /// What was expected, where that can be said apart.
+    pub expected: Option<String>,
+    /// What was seen instead.
+    pub seen: Option<String>,
+    /// The last lines of the host's console.
+    pub console: Vec<String>,
+    /// The last lines of the NAS guest's console.
+    pub nas_console: Vec<String>,
+}
+
+impl Failure {
+    /// A failure whose step and consoles the engine fills in.
+    pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Failure {
+            kind,
+            check: None,
+            step: 0,
+            title: String::new(),
+            message: message.into(),
+            expected: None,
+            seen: None,
+            console: Vec::new(),
+            nas_console: Vec::new(),
+        }
+    }
+
+    /// A check that did not hold.
+    pub(super) fn check(
+        check: &str,
+        expected: impl Into<String>,
+        seen: impl Into<String>,
+    ) -> Box<Self> {
+        let (expected, seen) = (expected.into(), seen.into());
+        Box::new(Failure {
+            check: Some(check.to_owned()),
+            expected: Some(expected.clone()),
+            seen: Some(seen.clone()),
+            ..Failure::new(
+                FailureKind::Check,
+                format!("{check} does not hold: expected {expected}, saw {seen}"),
+            )
+        })
+    }
+
+    /// Whether this is the failure that a scenario is about.
+    pub fn is(&self, expected: &ExpectedFailure) -> bool {
+        self.kind == expected.kind
+            && expected
+                .check
+                .as_ref()
+                .is_none_or(|check| self.check.as_ref() == Some(check))
+            && expected
+                .contains
+                .iter()
+                .all(|part| self.message.contains(part))
+    }
+}
+
+/// Why a step did not succeed.
+#[derive(Debug)]
+pub(super) enum StepError {
+    /// The procedure failed.
+    Failed(Box<Failure>),
+    /// The lab failed: this says nothing about the procedure.
+    SetUp(String),
+}
+
+impl From<Box<Failure>> for StepError {
+    fn from(failure: Box<Failure>) -> Self {
+        StepError::Failed(failure)
+    }
+}
+
+impl From<Failure> for StepError {
+    fn from(failure: Failure) -> Self {
+        StepError::Failed(Box::new(failure))
+    }
+}
+
+impl From<MachineError> for StepError {
+    fn from(error: MachineError) -> Self {
+        let kind = match &error {
+            MachineError::Process(_) | MachineError::SetUp { .. } | MachineError::Qmp(_) => {
+                return StepError::SetUp(chain(&error));
+            }
+            MachineError::Guest(GuestError::Failed { .. } | GuestError::Refused { .. }) => {
+                FailureKind::Command
+            }
+            MachineError::Guest(GuestError::Timeout { .. }) | MachineError::TimedOut(_) => {
+                FailureKind::Timeout
+            }
+            MachineError::Guest(GuestError::Broken { .. })
+            | MachineError::Exited { .. }
+            | MachineError::Incident { .. } => FailureKind::Crash,
+            MachineError::Fatal { .. } | MachineError::SameBoot(_) => FailureKind::Boot,
+        };
+        Failure::new(kind, chain(&error)).into()
+    }
+}
+
+impl From<Box<BootFailure>> for StepError {
+    fn from(failure: Box<BootFailure>) -> Self {
+        match StepError::from(failure.error) {
+            StepError::Failed(mut failed) => {
+                failed.console = failure.console;
+                StepError::Failed(failed)
+            }
+            other => other,
+        }
+    }
+}
+
+/// An error and all its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expected(check: Option<&str>, contains: &[&str]) -> ExpectedFailure {
+        ExpectedFailure {
+            kind: FailureKind::Check,
+            check: check.map(str::to_owned),
+            contains: contains.iter().map(|part| (*part).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn only_the_failure_that_was_meant_counts() {
+        let failure = Failure::check("pve.driver", "none", "ahci");
+        assert!(failure.is(&expected(Some("pve.driver"), &["ahci"])));
+        assert!(failure.is(&expected(None, &[])));
+        assert!(!failure.is(&expected(Some("nas.disks"), &["ahci"])));
+        assert!(!failure.is(&expected(Some("pve.driver"), &["vfio-pci"])));
+        let crash = Failure::new(FailureKind::Crash, "ahci");
+        assert!(!crash.is(&expected(None, &["ahci"])));
+    }
+}

@@ -1,0 +1,339 @@
+//! What all scenarios of one run share: images, accelerator, folder, event stream, the wish to stop.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use images::{Cache, ImageName, ImageSet, Observer, Toolbox};
+use tokio::sync::watch;
+
+use super::failure::chain;
+use super::run::Runner;
+use super::timings::Timings;
+use crate::accel::{self, Choice, Deadlines, QemuProgram, Requested};
+use crate::event::{EventKind, Events, Listener, Verdict};
+use crate::evidence::{EventLog, EvidenceError, RunFolder};
+use crate::host;
+use crate::lab::Lab;
+use crate::scenario::Scenario;
+
+/// What a run is asked to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Folder of images and evidence; `None` for the user's cache.
+    pub cache: Option<PathBuf>,
+    /// Which accelerator.
+    pub accelerator: Requested,
+    /// A QEMU other than the toolbox's.
+    pub qemu: Option<PathBuf>,
+    /// A CPU model for L1 other than the accelerator's own.
+    pub cpu: Option<String>,
+    /// Folder of the scenarios; their snapshots are beside them.
+    pub scenarios: PathBuf,
+}
+
+impl Options {
+    /// What the environment asks for (`LAB_CACHE`, `LAB_ACCEL`, `LAB_QEMU`, `LAB_CPU`), for a front
+    /// end without a command line of its own.
+    ///
+    /// # Errors
+    /// When `LAB_ACCEL` is not the name of an accelerator.
+    pub fn from_environment(scenarios: &Path) -> Result<Self, accel::AccelError> {
+        let path = |name| std::env::var_os(name).map(PathBuf::from);
+        Ok(Options {
+            cache: path("LAB_CACHE"),
+            accelerator: match std::env::var("LAB_ACCEL") {
+                Ok(name) => name.parse()?,
+                Err(_) => Requested::default(),
+            },
+            qemu: path("LAB_QEMU"),
+            cpu: std::env::var("LAB_CPU").ok(),
+            scenarios: scenarios.to_owned(),
+        })
+    }
+}
+
+/// A run that could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Images could not be had.
+    #[error(transparent)]
+    Images(#[from] images::Error),
+    /// No accelerator.
+    #[error(transparent)]
+    Accelerator(#[from] accel::AccelError),
+    /// No folder for the run.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    /// Somebody stopped it before it began.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Counts of a finished run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Scenarios that held.
+    pub held: usize,
+    /// Scenarios that failed.
+    pub failed: usize,
+    /// Scenarios whose lab could not be set up.
+    pub set_up_failed: usize,
+    /// Scenarios that were stopped.
+    pub interrupted: usize,
+    /// Scenarios that this machine cannot run.
+    pub skipped: usize,
+}
+
+/// Memory that one lab needs beside L1's own, in MiB: QEMU's translated code, its tables and buffers.
+const QEMU_OVERHEAD_MIB: u64 = 1536;
+/// Disk space that one lab needs while it runs, in bytes.
+const LAB_DISK: u64 = 3 << 30;
+
+/// A run.
+pub struct Session {
+    images: ImageSet,
+    choice: Choice,
+    cpu: String,
+    qemu: QemuProgram,
+    scenarios: PathBuf,
+    folder: RunFolder,
+    events: Events,
+    timings: Timings,
+    stop: watch::Receiver<bool>,
+    start: Instant,
+    counts: [AtomicUsize; 5],
+}
+
+impl Session {
+    /// Builds what images are missing, chooses the accelerator, and opens the run's folder.
+    ///
+    /// # Errors
+    /// When any of that cannot be had; see [`SessionError`].
+    pub async fn open(
+        options: Options,
+        observer: Arc<dyn Observer>,
+        listeners: Vec<Arc<dyn Listener>>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<Self, SessionError> {
+        let start = Instant::now();
+        let cache = Cache::open(options.cache.clone())?;
+        let images = ensure_images(&cache, observer, &mut stop).await?;
+        let qemu = match &options.qemu {
+            Some(path) => QemuProgram::installed(path).map_err(accel::AccelError::from)?,
+            None => toolbox_qemu(&images.toolbox),
+        };
+        let choice = accel::probe(&qemu, options.accelerator, cache.root()).await?;
+        let cpu = options
+            .cpu
+            .clone()
+            .unwrap_or_else(|| choice.cpu_model().to_owned());
+        let folder = RunFolder::create(cache.root())?;
+        let events = Events::new(listeners);
+        events.add(EventLog::create(folder.path())?);
+        events.emit(EventKind::RunStarted {
+            time: jiff::Timestamp::now(),
+            accelerator: choice.accelerator.to_string(),
+            reason: choice.reason.clone(),
+            cpu: cpu.clone(),
+            qemu: qemu.version().to_owned(),
+            images: vec![
+                (
+                    ImageName::Toolbox.to_string(),
+                    images.toolbox.digest().to_owned(),
+                ),
+                (
+                    ImageName::ProxmoxLike.to_string(),
+                    images.proxmox.digest.clone(),
+                ),
+                (
+                    ImageName::TruenasLike.to_string(),
+                    images.truenas.digest.clone(),
+                ),
+            ],
+            folder: folder.path().to_owned(),
+        });
+        let timings = Timings::open(cache.root(), &choice.accelerator.to_string());
+        Ok(Session {
+            images,
+            choice,
+            cpu,
+            qemu,
+            scenarios: options.scenarios,
+            folder,
+            events,
+            timings,
+            stop,
+            start,
+            counts: Default::default(),
+        })
+    }
+
+    /// Runs one scenario to its verdict.
+    pub async fn run(&self, scenario: &Scenario) -> Verdict {
+        let start = Instant::now();
+        let verdict = self.verdict(scenario).await;
+        let counter = match &verdict {
+            verdict if verdict.held() => 0,
+            Verdict::SetUpFailed { .. } => 2,
+            Verdict::Interrupted => 3,
+            Verdict::Skipped { .. } => 4,
+            _ => 1,
+        };
+        self.counts[counter].fetch_add(1, Ordering::Relaxed);
+        self.timings.save();
+        self.events.emit(EventKind::ScenarioFinished {
+            scenario: scenario.name.clone(),
+            verdict: verdict.clone(),
+            seconds: start.elapsed().as_secs_f64(),
+            folder: self.folder.path().join(&scenario.name),
+        });
+        verdict
+    }
+
+    async fn verdict(&self, scenario: &Scenario) -> Verdict {
+        if let Some(reason) = unmet(&scenario.lab, self.folder.path()) {
+            return Verdict::Skipped { reason };
+        }
+        let folder = match self.folder.scenario(&scenario.name) {
+            Ok(folder) => folder,
+            Err(error) => {
+                return Verdict::SetUpFailed {
+                    message: chain(&error),
+                };
+            }
+        };
+        self.events.emit(EventKind::ScenarioStarted {
+            scenario: scenario.name.clone(),
+            steps: scenario.steps.len(),
+            folder: folder.path().to_owned(),
+        });
+        let mut runner = match Runner::new(self, scenario, &folder) {
+            Ok(runner) => runner,
+            Err(message) => return Verdict::SetUpFailed { message },
+        };
+        let mut stop = self.stop.clone();
+        let verdict = tokio::select! {
+            biased;
+            // A sender that is gone can no longer stop anything.
+            () = async { if stop.wait_for(|stop| *stop).await.is_err() { std::future::pending().await } } => Verdict::Interrupted,
+            verdict = runner.walk() => verdict,
+        };
+        runner.end().await;
+        verdict
+    }
+
+    /// Says that the run is over, and how it went.
+    pub fn finish(&self) -> Summary {
+        let [held, failed, set_up_failed, interrupted, skipped] =
+            [0, 1, 2, 3, 4].map(|at: usize| self.counts[at].load(Ordering::Relaxed));
+        self.events.emit(EventKind::RunFinished {
+            held,
+            failed: failed + set_up_failed,
+            skipped,
+            seconds: self.start.elapsed().as_secs_f64(),
+        });
+        Summary {
+            held,
+            failed,
+            set_up_failed,
+            interrupted,
+            skipped,
+        }
+    }
+
+    /// Whether somebody asked the run to stop.
+    pub fn stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The accelerator and why it was chosen.
+    pub fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    pub(super) fn images(&self) -> &ImageSet {
+        &self.images
+    }
+
+    pub(super) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    pub(super) fn timings(&self) -> &Timings {
+        &self.timings
+    }
+
+    pub(super) fn cpu(&self) -> &str {
+        &self.cpu
+    }
+
+    pub(super) fn qemu(&self) -> Command {
+        self.qemu.command()
+    }
+
+    pub(super) fn qemu_data_dirs(&self) -> Vec<PathBuf> {
+        self.qemu.data_dirs()
+    }
+
+    pub(super) fn deadlines(&self) -> Deadlines {
+        self.choice.accelerator.deadlines()
+    }
+
+    pub(super) fn snapshots(&self) -> PathBuf {
+        self.scenarios.join("snapshots")
+    }
+}
+
+/// What this machine lacks for a lab whose run folder is below `folder`; `None` when nothing.
+pub fn unmet(lab: &Lab, folder: &Path) -> Option<String> {
+    let memory = (u64::from(lab.memory_mib) + QEMU_OVERHEAD_MIB) << 20;
+    host::require(folder, memory, LAB_DISK)
+        .err()
+        .map(|error| chain(&error))
+}
+
+/// The toolbox's QEMU, which is unpacked and not installed.
+pub fn toolbox_qemu(toolbox: &Toolbox) -> QemuProgram {
+    QemuProgram::unpacked(
+        toolbox.argv_prefix("qemu-system-x86_64"),
+        toolbox.qemu_data_dirs(),
+        toolbox.qemu_version().to_owned(),
+        toolbox.digest().to_owned(),
+    )
+}
+
+/// Builds images on a thread of its own, and ends the build when the run is stopped.
+async fn ensure_images(
+    cache: &Cache,
+    observer: Arc<dyn Observer>,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<ImageSet, SessionError> {
+    let cancel = images::Cancel::default();
+    let build = {
+        let (cache, cancel) = (cache.clone(), cancel.clone());
+        tokio::task::spawn_blocking(move || images::ensure_all(&cache, &*observer, &cancel))
+    };
+    tokio::pin!(build);
+    let built = tokio::select! {
+        biased;
+        Ok(_) = stop.wait_for(|stop| *stop) => {
+            cancel.cancel();
+            // The build ends its children before it returns.
+            let _ = build.await;
+            return Err(SessionError::Interrupted);
+        }
+        built = &mut build => built,
+    };
+    match built {
+        Ok(images) => Ok(images?),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}

@@ -1,0 +1,74 @@
+//! Holds facts against their snapshots, with insta, from a test and from the command line alike.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Compares `text` with the snapshot `name` in `folder`.
+///
+/// insta prints the difference, and writes what it saw beside the snapshot, so that
+/// `cargo insta review` can take it over.
+///
+/// # Errors
+/// A message that names the snapshot, when they differ.
+pub(super) fn compare(folder: &Path, name: &str, about: &str, text: &str) -> Result<(), String> {
+    silence_expected_panics();
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(folder);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.set_description(about);
+    QUIET.set(true);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        settings.bind(|| insta::assert_snapshot!(name, text));
+    }));
+    QUIET.set(false);
+    result.map_err(|_| {
+        let file = file(folder, name);
+        format!(
+            "the facts differ from their snapshot {}; `cargo insta review` shows both and takes over the new ones",
+            file.display()
+        )
+    })
+}
+
+/// The file of a snapshot.
+pub(super) fn file(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.snap"))
+}
+
+/// insta reports a difference by panicking; that panic is caught, and need not be printed.
+fn silence_expected_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                others(info);
+            }
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_an_error_that_names_the_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            file(dir.path(), "facts"),
+            "---\nsource: harness/src/engine/snapshot.rs\n---\nthree disks\n",
+        )
+        .unwrap();
+        compare(dir.path(), "facts", "about", "three disks").unwrap();
+        let error = compare(dir.path(), "facts", "about", "two disks").unwrap_err();
+        assert!(error.contains("facts.snap"), "{error}");
+    }
+}

@@ -1,0 +1,313 @@
+//! The only module that knows QEMU's command line: a pure function of what the machine is
+//! ([`Lab`]) and where it runs ([`Placement`]).
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::accel::Accelerator;
+use crate::lab::{Controller, ControllerModel, Disk, Iommu, Lab, Slot};
+
+/// Where and how a machine runs: nothing in here changes what a guest sees of its hardware but
+/// the accelerator and its CPU model.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// KVM or QEMU's own emulation.
+    pub accelerator: Accelerator,
+    /// QEMU's name of the CPU model.
+    pub cpu: String,
+    /// Folders where QEMU finds its firmware and option ROMs.
+    pub data_dirs: Vec<PathBuf>,
+    /// Folder of the sockets: private, with a short path.
+    pub sockets: PathBuf,
+    /// The file that keeps everything the host writes to its serial console.
+    pub console_log: PathBuf,
+    /// qcow2 overlay of the Proxmox-like image.
+    pub root_disk: PathBuf,
+    /// qcow2 overlay of the TrueNAS-like image, which VM 100 boots from.
+    pub nas_disk: PathBuf,
+    /// qcow2 files of the lab's disks, in the order of [`Lab::disks`].
+    pub data_disks: Vec<PathBuf>,
+}
+
+impl Placement {
+    /// QMP's socket.
+    pub fn qmp_socket(&self) -> PathBuf {
+        self.sockets.join("qmp")
+    }
+
+    /// The guest agent's socket.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.sockets.join("agent")
+    }
+
+    /// The serial console's socket.
+    pub fn console_socket(&self) -> PathBuf {
+        self.sockets.join("console")
+    }
+}
+
+/// Id of the port that the guest agent listens on, as QMP's `VSERPORT_CHANGE` names it.
+pub const AGENT_PORT: &str = "agent";
+
+/// QEMU's arguments for a lab, the program's name not among them.
+pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
+    let mut args = Args::default();
+    args.pair("-name", "pve,debug-threads=on");
+    args.flag("-no-user-config");
+    args.flag("-nodefaults");
+    args.pair("-display", "none");
+    args.pair(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    for dir in &place.data_dirs {
+        args.pair("-L", dir);
+    }
+
+    match place.accelerator {
+        Accelerator::Kvm => {
+            args.pair("-machine", "q35,kernel-irqchip=split");
+            args.pair("-accel", "kvm");
+        }
+        Accelerator::Tcg => {
+            args.pair("-machine", "q35");
+            args.pair("-accel", "tcg,thread=multi");
+        }
+    }
+    args.pair("-cpu", &place.cpu);
+    args.pair("-smp", lab.cpus.to_string());
+    args.pair("-m", lab.memory_mib.to_string());
+    args.pair("-rtc", "base=utc");
+    // Stopped until every channel is connected, so that none of them misses the beginning.
+    args.flag("-S");
+
+    // The IOMMU comes first: QEMU wants it to exist before the devices behind it.
+    iommu(lab, &mut args);
+
+    let qmp = Args::escaped(&place.qmp_socket());
+    args.pair("-qmp", format!("unix:{qmp},server=on,wait=off"));
+    args.socket("console", &place.console_socket(), Some(&place.console_log));
+    args.pair("-device", "isa-serial,chardev=console");
+    args.pair(
+        "-device",
+        "virtio-serial-pci,id=channels,bus=pcie.0,addr=0x3",
+    );
+    args.socket("agent", &place.agent_socket(), None);
+    args.pair(
+        "-device",
+        format!("virtserialport,id={AGENT_PORT},chardev=agent,name=org.qemu.guest_agent.0"),
+    );
+
+    args.qcow2("root", &place.root_disk);
+    args.pair(
+        "-device",
+        "virtio-blk-pci,id=root,drive=root,bus=pcie.0,addr=0x4,bootindex=0",
+    );
+    args.qcow2("nas-system", &place.nas_disk);
+    args.pair(
+        "-device",
+        "virtio-blk-pci,id=nas-system,drive=nas-system,serial=nas-system,bus=pcie.0,addr=0x5",
+    );
+
+    let mut files = place.data_disks.iter();
+    for (number, one) in lab.controllers.iter().enumerate() {
+        controller(number, one, &mut files, &mut args);
+    }
+    args.0
+}
+
+fn iommu(lab: &Lab, args: &mut Args) {
+    let remapping = if lab.interrupt_remapping { "on" } else { "off" };
+    match lab.iommu {
+        Iommu::Intel => args.pair("-device", format!("intel-iommu,intremap={remapping}")),
+        Iommu::Amd => args.pair(
+            "-device",
+            format!("amd-iommu,intremap={remapping},xtsup={remapping},dma-remap=on"),
+        ),
+        Iommu::Virtio => args.pair("-device", "virtio-iommu-pci,bus=pcie.0,addr=0x1"),
+        Iommu::None => {}
+    }
+}
+
+fn controller<'a>(
+    number: usize,
+    controller: &Controller,
+    files: &mut impl Iterator<Item = &'a PathBuf>,
+    args: &mut Args,
+) {
+    // The chipset's own AHCI is part of the q35 machine and calls its ports ide.0 to ide.5.
+    let bus = match controller.slot {
+        Slot::ChipsetSata => "ide".to_owned(),
+        Slot::RootPort => {
+            let port = number + 1;
+            args.pair(
+                "-device",
+                format!("pcie-root-port,id=port{port},bus=pcie.0,chassis={port},slot={port},addr=0x1c.{number:x},multifunction=on"),
+            );
+            let chip = match controller.model {
+                ControllerModel::Ich9Ahci => "ich9-ahci",
+            };
+            args.pair(
+                "-device",
+                format!("{chip},id=hba{number},bus=port{port},addr=0x0"),
+            );
+            format!("hba{number}")
+        }
+    };
+    for (port, (disk, file)) in controller.disks.iter().zip(files).enumerate() {
+        let node = format!("disk{number}-{port}");
+        args.qcow2(&node, file);
+        args.pair(
+            "-device",
+            disk_device(disk, &node, &format!("{bus}.{port}")),
+        );
+    }
+}
+
+fn disk_device(disk: &Disk, node: &str, bus: &str) -> String {
+    let data = disk.drive.data();
+    // discard_granularity=0: a spinning disk has no TRIM, and smartctl would report it.
+    format!(
+        "ide-hd,id={node},drive={node},bus={bus},serial={},model={},ver={},wwn={},rotation_rate={},physical_block_size={},discard_granularity=0",
+        disk.serial, data.model, data.firmware, disk.wwn, data.rotation_rpm, data.physical_sector
+    )
+}
+
+/// The arguments so far.
+#[derive(Default)]
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn flag(&mut self, flag: &str) {
+        self.0.push(flag.into());
+    }
+
+    fn pair(&mut self, flag: &str, value: impl AsRef<std::ffi::OsStr>) {
+        self.flag(flag);
+        self.0.push(value.as_ref().to_owned());
+    }
+
+    /// A path inside a `key=value,…` option: QEMU reads a doubled comma as a comma.
+    fn escaped(path: &Path) -> String {
+        path.to_string_lossy().replace(',', ",,")
+    }
+
+    fn socket(&mut self, id: &str, path: &Path, log: Option<&Path>) {
+        let mut value = format!(
+            "socket,id={id},path={},server=on,wait=off",
+            Self::escaped(path)
+        );
+        if let Some(log) = log {
+            value.push_str(&format!(",logfile={}", Self::escaped(log)));
+        }
+        self.pair("-chardev", value);
+    }
+
+    /// A disk file. L0's page cache outlives QEMU, and a lab's disks do not outlive L0, so flushes
+    /// need not reach L0's platters.
+    fn qcow2(&mut self, node: &str, file: &Path) {
+        self.pair(
+            "-blockdev",
+            format!(
+                "driver=qcow2,node-name={node},discard=unmap,cache.no-flush=on,file.driver=file,file.filename={},file.cache.no-flush=on",
+                Self::escaped(file)
+            ),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::{Drive, Wwn};
+
+    fn disk(serial: &str) -> Disk {
+        Disk {
+            drive: Drive::ExosX14,
+            serial: serial.to_owned(),
+            wwn: Wwn(0x5000_c500_0000_0001),
+        }
+    }
+
+    fn lab(iommu: Iommu, slot: Slot) -> Lab {
+        Lab {
+            summary: String::new(),
+            iommu,
+            interrupt_remapping: true,
+            cpus: 2,
+            memory_mib: 3072,
+            controllers: vec![Controller {
+                model: ControllerModel::Ich9Ahci,
+                slot,
+                disks: vec![disk("ONE"), disk("TWO")],
+            }],
+        }
+    }
+
+    fn place(accelerator: Accelerator, cpu: &str) -> Placement {
+        Placement {
+            accelerator,
+            cpu: cpu.to_owned(),
+            data_dirs: vec!["/toolbox/usr/share/qemu".into()],
+            sockets: "/run/lab".into(),
+            console_log: "/evidence/pve-console.log".into(),
+            root_disk: "/disks/root,1.qcow2".into(),
+            nas_disk: "/disks/nas.qcow2".into(),
+            data_disks: vec!["/disks/0.qcow2".into(), "/disks/1.qcow2".into()],
+        }
+    }
+
+    fn lines(lab: &Lab, place: &Placement) -> String {
+        let mut text = String::new();
+        for word in argv(lab, place) {
+            let word = word.to_string_lossy();
+            text.push_str(if word.starts_with('-') && !text.is_empty() {
+                "\n"
+            } else {
+                ""
+            });
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push(' ');
+            }
+            text.push_str(&word);
+        }
+        text
+    }
+
+    #[test]
+    fn argv_of_each_kind_of_machine() {
+        for (name, lab, place) in [
+            (
+                "tcg-intel",
+                lab(Iommu::Intel, Slot::ChipsetSata),
+                place(Accelerator::Tcg, "max"),
+            ),
+            (
+                "kvm-intel",
+                lab(Iommu::Intel, Slot::ChipsetSata),
+                place(Accelerator::Kvm, "host"),
+            ),
+            (
+                "tcg-amd-root-port",
+                lab(Iommu::Amd, Slot::RootPort),
+                place(Accelerator::Tcg, "max"),
+            ),
+            (
+                "tcg-none",
+                lab(Iommu::None, Slot::ChipsetSata),
+                place(Accelerator::Tcg, "max"),
+            ),
+        ] {
+            insta::assert_snapshot!(name, lines(&lab, &place));
+        }
+    }
+
+    #[test]
+    fn a_comma_in_a_path_is_doubled() {
+        let text = lines(
+            &lab(Iommu::None, Slot::ChipsetSata),
+            &place(Accelerator::Tcg, "max"),
+        );
+        assert!(text.contains("/disks/root,,1.qcow2"), "{text}");
+    }
+}

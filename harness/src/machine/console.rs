@@ -1,0 +1,177 @@
+//! A guest's serial console: its last lines, and the lines after which nothing good can come.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+/// How many lines are kept for a failure's report.
+const KEPT_LINES: usize = 40;
+
+/// What a console shows when a boot has come to an end that nobody wanted.
+const FATAL: [&str; 9] = [
+    "Kernel panic - not syncing",
+    "Unable to mount root",
+    "(initramfs)",
+    "Dropping to a shell!",
+    "grub rescue>",
+    "grub>",
+    "You are in emergency mode",
+    "Boot failed: not a bootable disk",
+    "No bootable device",
+];
+
+/// A console that is being read.
+#[derive(Debug, Clone)]
+pub struct Console {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    lines: Mutex<Lines>,
+    fatal: watch::Sender<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    done: VecDeque<String>,
+    /// What has come since the last line end; a prompt has none.
+    open: String,
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Console {
+            shared: Arc::new(Shared {
+                lines: Mutex::default(),
+                fatal: watch::Sender::new(None),
+            }),
+        }
+    }
+}
+
+impl Console {
+    /// Reads the console at `socket` until the machine closes it.
+    ///
+    /// # Errors
+    /// When the socket cannot be connected to.
+    pub async fn connect(&self, socket: &Path) -> std::io::Result<()> {
+        let mut stream = UnixStream::connect(socket).await?;
+        let reader = self.clone();
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                reader.feed(&buffer[..count]);
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes what has come from the guest.
+    pub fn feed(&self, bytes: &[u8]) {
+        let text = printable(bytes);
+        let mut lines = self.lines();
+        for (index, part) in text.split('\n').enumerate() {
+            if index > 0 {
+                let done = std::mem::take(&mut lines.open);
+                if !done.trim().is_empty() {
+                    lines.done.push_back(done);
+                }
+                if lines.done.len() > KEPT_LINES {
+                    lines.done.pop_front();
+                }
+            }
+            lines.open.push_str(part);
+            if let Some(line) = fatal_line(&lines.open) {
+                self.shared.fatal.send_replace(Some(line));
+            }
+        }
+    }
+
+    /// The last lines, oldest first.
+    pub fn tail(&self) -> Vec<String> {
+        let lines = self.lines();
+        let open = Some(lines.open.clone()).filter(|open| !open.trim().is_empty());
+        lines.done.iter().cloned().chain(open).collect()
+    }
+
+    /// Waits for a line after which the guest will not come up, and gives it.
+    pub async fn fatal(&self) -> String {
+        let mut fatal = self.shared.fatal.subscribe();
+        match fatal.wait_for(Option::is_some).await {
+            Ok(line) => line.clone().unwrap_or_default(),
+            // The sender lives in `self`.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Forgets a fatal line: the machine starts anew.
+    pub fn forget_fatal(&self) {
+        self.shared.fatal.send_replace(None);
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.shared
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Text without carriage returns and terminal escapes.
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    console::strip_ansi_codes(&text)
+        .chars()
+        .filter(|c| *c == '\n' || *c == '\t' || !c.is_control())
+        .collect()
+}
+
+fn fatal_line(line: &str) -> Option<String> {
+    FATAL
+        .iter()
+        .any(|mark| line.contains(mark))
+        .then(|| line.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_prompt_without_a_line_end_is_fatal() {
+        let console = Console::default();
+        console.feed(b"Begin: Running /scripts/local-block ... done.\r\nBusyBox v1.37\r\n(initra");
+        console.feed(b"mfs) ");
+        assert_eq!(console.fatal().await, "(initramfs)");
+    }
+
+    #[test]
+    fn the_tail_is_bounded_and_clean() {
+        let console = Console::default();
+        for number in 0..100 {
+            console.feed(format!("\x1b[0mline {number}\r\n").as_bytes());
+        }
+        let tail = console.tail();
+        assert_eq!(tail.len(), KEPT_LINES);
+        assert_eq!(tail.last().unwrap(), "line 99");
+    }
+
+    #[test]
+    fn ordinary_boot_lines_are_not_fatal() {
+        for line in [
+            "[    0.0] Command line: quiet",
+            "GNU GRUB  version 2.12",
+            "panic=5 is set",
+        ] {
+            assert_eq!(fatal_line(line), None, "{line}");
+        }
+        assert!(
+            fatal_line("[ 1.2] Kernel panic - not syncing: VFS: Unable to mount root").is_some()
+        );
+    }
+}

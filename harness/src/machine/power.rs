@@ -1,0 +1,530 @@
+//! A machine that runs: its channels, its power, and the watch over it while anything is awaited.
+
+use std::future::Future;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use qapi::qmp;
+use tokio::sync::{broadcast, watch};
+
+use super::argv::{AGENT_PORT, Placement, argv};
+use super::console::Console;
+use super::process::{Process, ProcessError};
+use super::qmp::{Qmp, QmpError, QmpEvent};
+use super::transcript::Transcript;
+use crate::accel::Deadlines;
+use crate::guest::{Agent, Exec, Guest, GuestError};
+use crate::lab::Lab;
+use crate::poll::TimedOut;
+
+/// Why a machine did not do what was awaited of it.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// QEMU could not be started.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// A file or socket of the machine could not be made.
+    #[error("failed to set up the machine's {what}")]
+    SetUp {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// QMP failed.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// A guest channel failed.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// QEMU ended.
+    #[error("QEMU ended ({status}) while the lab waited for {what}: {words}")]
+    Exited {
+        /// What was awaited.
+        what: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The last that it wrote.
+        words: String,
+    },
+    /// The host's console shows that it will not come up.
+    #[error("the host's console shows `{line}` while the lab waited for {what}")]
+    Fatal {
+        /// What was awaited.
+        what: String,
+        /// The line.
+        line: String,
+    },
+    /// The machine was reset, shut down or crashed, and nobody had asked for it.
+    #[error("{incident} while the lab waited for {what}")]
+    Incident {
+        /// What was awaited.
+        what: String,
+        /// What happened.
+        incident: String,
+    },
+    /// Nothing happened in time.
+    #[error(transparent)]
+    TimedOut(#[from] TimedOut),
+    /// The boot id is the one from before.
+    #[error("the host answers, but its boot id is still {0}: it has not rebooted")]
+    SameBoot(String),
+}
+
+/// What a machine's events have said so far.
+#[derive(Debug, Clone, Default)]
+struct Status {
+    resets: u32,
+    agent_open: bool,
+    incident: Option<String>,
+}
+
+/// How long the parts of a start took.
+#[derive(Debug, Clone, Copy)]
+pub struct Started {
+    /// From power on to the guest agent's first answer.
+    pub boot: Duration,
+}
+
+/// A running machine. Dropping it kills QEMU.
+#[derive(Debug)]
+pub struct Machine {
+    process: Process,
+    /// Held: the events end with the last handle.
+    _qmp: Qmp,
+    agent: Agent,
+    console: Console,
+    status: watch::Receiver<Status>,
+    expected_off: Arc<AtomicBool>,
+    waited: AtomicU64,
+    deadlines: Deadlines,
+    boot_id: String,
+}
+
+impl Machine {
+    /// Starts QEMU with the CPUs stopped, connects every channel, lets it run, and waits until the
+    /// host's guest agent answers.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started, or the host does not come up: the error says which of process,
+    /// console, event or deadline it was.
+    pub async fn boot(
+        program: Command,
+        lab: &Lab,
+        place: &Placement,
+        evidence: &Path,
+        deadlines: Deadlines,
+    ) -> Result<(Self, Started), Box<BootFailure>> {
+        let console = Console::default();
+        let result =
+            Self::try_boot(program, lab, place, evidence, deadlines, console.clone()).await;
+        result.map_err(|error| {
+            Box::new(BootFailure {
+                error,
+                console: console.tail(),
+            })
+        })
+    }
+
+    async fn try_boot(
+        mut program: Command,
+        lab: &Lab,
+        place: &Placement,
+        evidence: &Path,
+        deadlines: Deadlines,
+        console: Console,
+    ) -> Result<(Self, Started), MachineError> {
+        program.args(argv(lab, place));
+        let set_up = |what| move |source| MachineError::SetUp { what, source };
+        std::fs::write(evidence.join("qemu-argv.txt"), shown(&program))
+            .map_err(set_up("record of QEMU's arguments"))?;
+        let qmp_log =
+            Transcript::create(&evidence.join("qmp.log")).map_err(set_up("transcript of QMP"))?;
+        let agent_log = Transcript::create(&evidence.join("agent.log"))
+            .map_err(set_up("transcript of the guest agent"))?;
+
+        let start = Instant::now();
+        let process = Process::spawn(program, &evidence.join("qemu-stderr.log"))?;
+        let what = "QEMU's monitor";
+        let socket = place.qmp_socket();
+        let connect = Qmp::connect(&socket, Some(qmp_log), deadlines.qmp);
+        let qmp = tokio::select! {
+            biased;
+            status = process.wait() => return Err(exited(&process, status, what)),
+            qmp = connect => qmp?,
+        };
+        console
+            .connect(&place.console_socket())
+            .await
+            .map_err(set_up("connection to the console"))?;
+        let agent = Agent::new(place.agent_socket(), Some(agent_log))
+            .with_answer_limit(deadlines.agent_answer);
+        let expected_off = Arc::new(AtomicBool::new(false));
+        let status = follow(qmp.events(), agent.clone(), Arc::clone(&expected_off));
+        qmp.execute(qmp::cont {}, deadlines.qmp).await?;
+
+        let mut machine = Machine {
+            process,
+            _qmp: qmp,
+            agent,
+            console,
+            status,
+            expected_off,
+            waited: AtomicU64::new(0),
+            deadlines,
+            boot_id: String::new(),
+        };
+        machine.boot_id = machine.wait_until_up("the host's first boot", 0).await?;
+        Ok((
+            machine,
+            Started {
+                boot: start.elapsed(),
+            },
+        ))
+    }
+
+    /// L1's guest agent.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// L1's console.
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// QEMU's process id.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// How long guests were waited for so far.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+    }
+
+    /// Waits for `work`, watching the machine: whichever comes first of QEMU's end, an event that
+    /// nobody asked for, a fatal console line, the deadline, and the work's own end.
+    ///
+    /// # Errors
+    /// The work's error, or what the watch saw.
+    pub async fn watched<T, E>(
+        &self,
+        what: &str,
+        limit: Duration,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, MachineError>
+    where
+        MachineError: From<E>,
+    {
+        let start = Instant::now();
+        let mut status = self.status.clone();
+        let result = tokio::select! {
+            biased;
+            exit = self.process.wait() => Err(exited(&self.process, exit, what)),
+            Ok(status) = status.wait_for(|status| status.incident.is_some()) => {
+                let incident = status.incident.clone().unwrap_or_default();
+                Err(MachineError::Incident { what: what.to_owned(), incident })
+            }
+            line = self.console.fatal() => Err(MachineError::Fatal { what: what.to_owned(), line }),
+            result = tokio::time::timeout(limit, work) => match result {
+                Ok(result) => result.map_err(MachineError::from),
+                Err(_) => Err(TimedOut { what: what.to_owned(), waited: limit }.into()),
+            },
+        };
+        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(nanos, Ordering::Relaxed);
+        // An agent whose host was just reset fails first; what happened to the host says more.
+        match result {
+            Err(error @ MachineError::Guest(_)) => Err(self.cause_of(error, what).await),
+            other => other,
+        }
+    }
+
+    /// Reboots the host from inside, as a person would, and waits until it is up again.
+    ///
+    /// # Errors
+    /// As [`Machine::watched`], and [`MachineError::SameBoot`].
+    pub async fn reboot(&mut self) -> Result<Started, MachineError> {
+        let start = Instant::now();
+        let resets = self.status.borrow().resets;
+        self.expected_off.store(true, Ordering::SeqCst);
+        let mut status = self.status.clone();
+        let agent = self.agent.clone();
+        let limit = self.deadlines.shutdown;
+        self.watched("the host's shutdown for its reboot", limit, async {
+            let command = agent.exec(Exec::new("systemctl", ["reboot"], limit));
+            let mut reset = std::pin::pin!(status.wait_for(|status| status.resets > resets));
+            tokio::select! {
+                biased;
+                _ = &mut reset => return Ok(()),
+                result = command => match result {
+                    Ok(output) if !output.success() => return Err(GuestError::Failed {
+                        guest: agent.name(),
+                        command: "systemctl reboot".to_owned(),
+                        exit: output.exit,
+                        stdout: output.stdout_text(),
+                        stderr: output.stderr_text(),
+                    }),
+                    // The agent is stopped by the reboot that it was asked for.
+                    Ok(_) | Err(GuestError::Broken { .. } | GuestError::Timeout { .. }) => {}
+                    Err(error) => return Err(error),
+                },
+            }
+            // A closed channel is QEMU's end, which the watch reports.
+            let _ = reset.await;
+            Ok(())
+        })
+        .await?;
+        self.console.forget_fatal();
+        // One reboot can be two resets: the kernel tries one way after the other.
+        let boot_id = self.wait_until_up("the host's reboot", resets + 1).await;
+        self.expected_off.store(false, Ordering::SeqCst);
+        let boot_id = boot_id?;
+        if boot_id == self.boot_id {
+            return Err(MachineError::SameBoot(boot_id));
+        }
+        self.boot_id = boot_id;
+        Ok(Started {
+            boot: start.elapsed(),
+        })
+    }
+
+    /// Shuts the host down from inside and waits until QEMU has ended.
+    ///
+    /// # Errors
+    /// When it has not ended by the deadline.
+    pub async fn power_off(self) -> Result<(), MachineError> {
+        self.expected_off.store(true, Ordering::SeqCst);
+        let limit = self.deadlines.shutdown;
+        let request = self.agent.exec(Exec::new("systemctl", ["poweroff"], limit));
+        let ended = tokio::time::timeout(limit, async {
+            tokio::select! {
+                biased;
+                status = self.process.wait() => status,
+                // Whatever becomes of the request, the process's end is what counts.
+                _ = async { let _ = request.await; std::future::pending::<()>().await } => ExitStatus::default(),
+            }
+        })
+        .await;
+        match ended {
+            Ok(_) => Ok(()),
+            Err(_) => Err(TimedOut {
+                what: "the host's power off".to_owned(),
+                waited: limit,
+            }
+            .into()),
+        }
+    }
+
+    /// Ends the machine at once.
+    pub async fn kill(self) {
+        self.process.kill().await;
+    }
+
+    async fn wait_until_up(&self, what: &str, resets: u32) -> Result<String, MachineError> {
+        let mut status = self.status.clone();
+        self.watched(what, self.deadlines.boot, async {
+            let open = |status: &Status| status.resets >= resets && status.agent_open;
+            if status.wait_for(open).await.is_err() {
+                // QEMU closed its monitor; the watch reports its end.
+                std::future::pending::<()>().await;
+            }
+            self.agent.wait_ready(self.deadlines.boot).await?;
+            self.agent.boot_id().await
+        })
+        .await
+    }
+
+    /// A broken channel is a symptom: gives the process or the events a moment to name the cause.
+    async fn cause_of(&self, error: MachineError, what: &str) -> MachineError {
+        let MachineError::Guest(GuestError::Broken { .. } | GuestError::Timeout { .. }) = &error
+        else {
+            return error;
+        };
+        let mut status = self.status.clone();
+        tokio::select! {
+            biased;
+            exit = self.process.wait() => exited(&self.process, exit, what),
+            Ok(status) = status.wait_for(|status| status.incident.is_some()) => {
+                let incident = status.incident.clone().unwrap_or_default();
+                MachineError::Incident { what: what.to_owned(), incident }
+            }
+            () = tokio::time::sleep(Duration::from_secs(2)) => error,
+        }
+    }
+}
+
+/// A boot that did not come up, with the last that the console showed.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct BootFailure {
+    /// Why.
+    pub error: MachineError,
+    /// The console's last lines.
+    pub console: Vec<String>,
+}
+
+fn exited(process: &Process, status: ExitStatus, what: &str) -> MachineError {
+    MachineError::Exited {
+        what: what.to_owned(),
+        status,
+        words: process.last_words(),
+    }
+}
+
+/// Folds QMP's events into a [`Status`] for as long as QMP lives.
+fn follow(
+    mut events: broadcast::Receiver<QmpEvent>,
+    agent: Agent,
+    expected_off: Arc<AtomicBool>,
+) -> watch::Receiver<Status> {
+    let (sender, status) = watch::channel(Status::default());
+    tokio::spawn(async move {
+        loop {
+            match events.recv().await {
+                Ok(event) => {
+                    let expected = expected_off.load(Ordering::SeqCst);
+                    sender.send_modify(|status| note(status, &event, expected));
+                    agent.port_changed(sender.borrow().agent_open);
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => break,
+            }
+        }
+        // Keeps the last status readable for whoever asks after QMP's end.
+        sender.closed().await;
+    });
+    status
+}
+
+fn note(status: &mut Status, event: &QmpEvent, expected_off: bool) {
+    let word = |key: &str| {
+        event
+            .data
+            .get(key)
+            .and_then(|value| value.as_str())
+            .unwrap_or("")
+    };
+    let incident = match event.name.as_str() {
+        "VSERPORT_CHANGE" if word("id") == AGENT_PORT => {
+            status.agent_open =
+                event.data.get("open").and_then(|open| open.as_bool()) == Some(true);
+            None
+        }
+        "RESET" => {
+            status.resets += 1;
+            status.agent_open = false;
+            (!expected_off).then(|| format!("the host was reset ({})", word("reason")))
+        }
+        "SHUTDOWN" if !expected_off => Some(format!("the host shut down ({})", word("reason"))),
+        "GUEST_PANICKED" => Some("the host's kernel panicked".to_owned()),
+        "WATCHDOG" => Some(format!(
+            "the host's watchdog fired (action {})",
+            word("action")
+        )),
+        _ => None,
+    };
+    // The first incident is the cause; what follows are its consequences.
+    if status.incident.is_none() {
+        status.incident = incident;
+    }
+}
+
+/// A command as one can paste it into a shell.
+fn shown(command: &Command) -> String {
+    let mut text = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        let argument = argument.to_string_lossy();
+        text.push_str(if argument.starts_with('-') {
+            " \\\n  "
+        } else {
+            " "
+        });
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:+".contains(c);
+        if argument.chars().all(plain) {
+            text.push_str(&argument);
+        } else {
+            text.push_str(&format!("'{}'", argument.replace('\'', r"'\''")));
+        }
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn event(name: &str, data: serde_json::Value) -> QmpEvent {
+        QmpEvent {
+            name: name.to_owned(),
+            data,
+            seconds: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_reset_that_nobody_asked_for_is_an_incident_and_a_watchdog_names_itself_first() {
+        let mut status = Status::default();
+        note(
+            &mut status,
+            &event("VSERPORT_CHANGE", json!({"id": "agent", "open": true})),
+            false,
+        );
+        assert!(status.agent_open);
+        note(
+            &mut status,
+            &event("WATCHDOG", json!({"action": "reset"})),
+            false,
+        );
+        note(
+            &mut status,
+            &event("RESET", json!({"reason": "guest-reset"})),
+            false,
+        );
+        assert!(!status.agent_open);
+        assert_eq!(
+            status.incident.as_deref(),
+            Some("the host's watchdog fired (action reset)")
+        );
+    }
+
+    #[test]
+    fn a_reset_that_was_asked_for_is_counted_only() {
+        let mut status = Status::default();
+        note(
+            &mut status,
+            &event("SHUTDOWN", json!({"reason": "guest-reset"})),
+            true,
+        );
+        note(
+            &mut status,
+            &event("RESET", json!({"reason": "guest-reset"})),
+            true,
+        );
+        assert_eq!((status.resets, status.incident), (1, None));
+    }
+
+    #[test]
+    fn another_port_is_not_the_agent() {
+        let mut status = Status::default();
+        note(
+            &mut status,
+            &event("VSERPORT_CHANGE", json!({"id": "other", "open": true})),
+            false,
+        );
+        assert!(!status.agent_open);
+    }
+
+    #[test]
+    fn a_shown_command_survives_a_shell() {
+        let mut command = Command::new("qemu");
+        command.args(["-name", "it's"]);
+        assert_eq!(shown(&command), "qemu \\\n  -name 'it'\\''s'\n");
+    }
+}

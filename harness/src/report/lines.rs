@@ -1,0 +1,231 @@
+//! The run as lines: one for each step that is over, and at a terminal a live one for the step
+//! under way.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use console::style;
+use images::{BuildEvent, Observer};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+
+use super::failure::render_failure;
+use crate::event::{Event, EventKind, Listener, Verdict};
+
+/// Writes lines that stay, and at a terminal a live one to standard error.
+pub struct Lines {
+    to_stderr: bool,
+    live: Option<ProgressBar>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    steps: usize,
+    title: String,
+    phases: Vec<String>,
+}
+
+impl Lines {
+    /// Lines to standard output, for a command whose result they are.
+    pub fn to_stdout() -> Self {
+        Self::new(false)
+    }
+
+    /// Lines to standard error, for a test whose standard output is the test runner's.
+    pub fn to_stderr() -> Self {
+        Self::new(true)
+    }
+
+    fn new(to_stderr: bool) -> Self {
+        let live = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg} {elapsed}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Lines {
+            to_stderr,
+            live,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Writes a line that stays.
+    pub fn say(&self, line: &str) {
+        let write = || {
+            // A closed output ends the writing, not the run.
+            let _ = if self.to_stderr {
+                writeln!(io::stderr().lock(), "{line}")
+            } else {
+                writeln!(io::stdout().lock(), "{line}")
+            };
+        };
+        match &self.live {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    fn under_way(&self, message: String) {
+        if let Some(bar) = &self.live {
+            bar.reset_elapsed();
+            bar.set_message(message);
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
+    }
+
+    /// Another message; the clock goes on.
+    fn under_way_now(&self, message: &str) {
+        if let Some(bar) = &self.live {
+            bar.set_message(message.chars().take(100).collect::<String>());
+        }
+    }
+
+    fn rest(&self) {
+        if let Some(bar) = &self.live {
+            bar.disable_steady_tick();
+            bar.set_message("");
+        }
+    }
+
+    fn tell(&self, kind: &EventKind, state: &mut State) {
+        match kind {
+            EventKind::RunStarted {
+                accelerator,
+                reason,
+                cpu,
+                qemu,
+                images,
+                folder,
+                ..
+            } => {
+                self.say(&format!("accelerator  {accelerator}: {reason}"));
+                let images: Vec<String> = images
+                    .iter()
+                    .map(|(name, digest)| format!("{name} {}", short(digest)))
+                    .collect();
+                self.say(&format!(
+                    "machine      QEMU {qemu}, CPU {cpu}, {}",
+                    images.join(", ")
+                ));
+                self.say(&format!("evidence     {}", folder.display()));
+            }
+            EventKind::ScenarioStarted {
+                scenario, steps, ..
+            } => {
+                state.steps = *steps;
+                self.say(&format!("\n{}", style(scenario).bold()));
+            }
+            EventKind::StepStarted { title, last, .. } => {
+                title.clone_into(&mut state.title);
+                state.phases.clear();
+                let last = last
+                    .map(|last| format!(" (last time {last:.0} s)"))
+                    .unwrap_or_default();
+                self.under_way(format!("{title}{last}"));
+            }
+            EventKind::Phase { phase, seconds, .. } => {
+                state.phases.push(format!("{phase}: {seconds:.1} s"));
+            }
+            EventKind::StepFinished { step, seconds, .. } => {
+                let phases = match state.phases.as_slice() {
+                    [] => String::new(),
+                    phases => format!("  {}", style(format!("[{}]", phases.join("; "))).dim()),
+                };
+                let (title, steps) = (&state.title, state.steps);
+                self.say(&format!(
+                    "  {step:>2}/{steps}  {seconds:>6.1} s  {title}{phases}"
+                ));
+            }
+            EventKind::CheckHeld { check, seen, .. } => {
+                self.say(&format!(
+                    "                  {} {check}: {seen}",
+                    style("✓").green()
+                ));
+            }
+            EventKind::ScenarioFinished {
+                scenario,
+                verdict,
+                seconds,
+                folder,
+            } => {
+                self.rest();
+                let (word, note) = match verdict {
+                    Verdict::Held => (style("held").green(), String::new()),
+                    Verdict::FailedAsExpected { failure } => (
+                        style("held").green(),
+                        format!(", failing as it must: {}", failure.message),
+                    ),
+                    Verdict::Failed { .. } => (style("FAILED").red(), String::new()),
+                    Verdict::SetUpFailed { .. } => (style("SET-UP FAILED").red(), String::new()),
+                    Verdict::Interrupted => (style("INTERRUPTED").yellow(), String::new()),
+                    Verdict::Skipped { reason } => {
+                        (style("skipped").yellow(), format!(": {reason}"))
+                    }
+                };
+                self.say(&format!("  {word} {scenario} in {seconds:.1} s{note}"));
+                for line in render_failure(verdict, folder).lines() {
+                    self.say(&format!("    {line}"));
+                }
+            }
+            EventKind::RunFinished {
+                held,
+                failed,
+                skipped,
+                seconds,
+            } => {
+                self.rest();
+                self.say(&format!(
+                    "\n{held} held, {failed} failed, {skipped} skipped in {seconds:.1} s"
+                ));
+            }
+        }
+    }
+}
+
+impl Listener for Lines {
+    fn hear(&self, event: &Event) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tell(&event.kind, &mut state);
+    }
+}
+
+impl Observer for Lines {
+    fn event(&self, event: BuildEvent) {
+        match event {
+            BuildEvent::Note(note) => self.say(&format!("images       {note}")),
+            BuildEvent::Waiting(artifact) => {
+                self.say(&format!(
+                    "images       {artifact}: another process builds it; waiting"
+                ));
+            }
+            BuildEvent::Started { artifact, reason } => {
+                self.say(&format!("images       {artifact}: building ({reason})"));
+                self.under_way("building images".to_owned());
+            }
+            BuildEvent::Line { artifact, line } => {
+                self.under_way_now(&format!("{artifact}: {line}"))
+            }
+            BuildEvent::Finished { cached: true, .. } => {}
+            BuildEvent::Finished {
+                artifact,
+                bytes,
+                elapsed,
+                ..
+            } => self.say(&format!(
+                "images       {artifact}: ready, {} in {:.0} s",
+                HumanBytes(bytes),
+                elapsed.as_secs_f64()
+            )),
+            BuildEvent::Failed(artifact) => self.say(&format!("images       {artifact}: failed")),
+            // Kinds that are new are of no use to a person before somebody has given them words.
+            _ => {}
+        }
+    }
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}

@@ -1,0 +1,85 @@
+//! Every scenario as a test, on the real lab: `cargo test -p scenarios [FILTER]`.
+//!
+//! `LAB_DENY_SKIPS=1` makes a skip a failure. `LAB_ACCEL` and `LAB_QEMU` choose what the lab runs on.
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Context;
+use harness::engine::{Options, Session};
+use harness::event::Verdict;
+use harness::report::{Lines, render_failure};
+use harness::scenario::{self, Scenario};
+use harness::signals;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tokio::runtime::Runtime;
+
+fn main() -> anyhow::Result<ExitCode> {
+    let mut arguments = Arguments::from_args();
+    // One lab fills a small machine; a second beside it makes both slower.
+    arguments.test_threads = Some(1);
+    let scenarios = scenario::load_dir(scenarios::folder()).map_err(anyhow::Error::from)?;
+    let lab = Arc::new(Lab {
+        runtime: Runtime::new()?,
+        session: OnceLock::new(),
+    });
+    let trials = scenarios
+        .into_iter()
+        .map(|scenario| trial(scenario, &lab))
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    Ok(match lab.session.get() {
+        Some(Ok(session)) => {
+            session.finish();
+            if session.stopped() {
+                ExitCode::from(signals::INTERRUPTED)
+            } else {
+                conclusion.exit_code()
+            }
+        }
+        _ => conclusion.exit_code(),
+    })
+}
+
+/// The session, opened by the first test that runs: listing tests builds nothing.
+struct Lab {
+    runtime: Runtime,
+    session: OnceLock<Result<Session, String>>,
+}
+
+fn trial(scenario: Scenario, lab: &Arc<Lab>) -> Trial {
+    let lab = Arc::clone(lab);
+    Trial::ignorable_test(scenario.name.clone(), move || run(&scenario, &lab))
+}
+
+fn run(scenario: &Scenario, lab: &Lab) -> Result<Completion, Failed> {
+    let session = lab
+        .session
+        .get_or_init(|| {
+            lab.runtime
+                .block_on(open())
+                .map_err(|error| format!("{error:#}"))
+        })
+        .as_ref()
+        .map_err(Failed::from)?;
+    let verdict = lab.runtime.block_on(session.run(scenario));
+    match &verdict {
+        Verdict::Skipped { reason } if deny_skips() => {
+            Err(format!("skipped, and LAB_DENY_SKIPS is set: {reason}").into())
+        }
+        Verdict::Skipped { reason } => Ok(Completion::ignored_with(reason.as_str())),
+        verdict if verdict.held() => Ok(Completion::Completed),
+        verdict => Err(render_failure(verdict, &session.folder().join(&scenario.name)).into()),
+    }
+}
+
+async fn open() -> anyhow::Result<Session> {
+    let stop = signals::stop_on_signals().context("failed to catch signals")?;
+    let lines = Arc::new(Lines::to_stderr());
+    let options = Options::from_environment(scenarios::folder())?;
+    Ok(Session::open(options, lines.clone(), vec![lines], stop).await?)
+}
+
+fn deny_skips() -> bool {
+    std::env::var_os("LAB_DENY_SKIPS").is_some_and(|value| value != "0" && !value.is_empty())
+}

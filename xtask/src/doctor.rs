@@ -1,0 +1,106 @@
+//! `cargo xtask doctor`: what this machine can do, and what would be skipped on it.
+
+use anyhow::{Context, bail};
+use harness::engine::{toolbox_qemu, unmet};
+use harness::{accel, host, scenario};
+use images::{Cache, Cancel, ImageName, State};
+use indicatif::HumanBytes;
+use tokio::runtime::Runtime;
+
+use crate::Machine;
+use crate::exit::Exit;
+
+pub fn run(machine: Machine) -> anyhow::Result<Exit> {
+    let cache = Cache::open(machine.cache.clone())?;
+    let mut good = true;
+    row("cache", &cache.root().display().to_string());
+    for image in ImageName::ALL {
+        let state = match images::status(&cache, image)? {
+            State::Ready(manifest) => {
+                format!(
+                    "ready, {}, built {}",
+                    HumanBytes(manifest.bytes),
+                    manifest.built_at.strftime("%F %R")
+                )
+            }
+            State::Missing(reason) => format!("will be built ({reason})"),
+        };
+        row(&image.to_string(), &state);
+    }
+    row("builds", &privilege());
+    good &= accelerator(&machine, &cache)?;
+    let memory = host::memory()?;
+    row("processors", &host::cpus().to_string());
+    row(
+        "memory",
+        &format!(
+            "{} free of {}",
+            HumanBytes(memory.available),
+            HumanBytes(memory.total)
+        ),
+    );
+    row(
+        "disk space",
+        &format!("{} free", HumanBytes(host::free_space(cache.root())?)),
+    );
+    good &= skips(&cache)?;
+    Ok(if good { Exit::Held } else { Exit::SetUpFailed })
+}
+
+fn privilege() -> String {
+    match images::Privilege::detect() {
+        Ok(privilege) => privilege.to_string(),
+        Err(error) => format!("not possible: {error}"),
+    }
+}
+
+/// The toolbox has the QEMU that proves the accelerator; building it takes seconds.
+fn accelerator(machine: &Machine, cache: &Cache) -> anyhow::Result<bool> {
+    let qemu = match &machine.qemu {
+        Some(path) => accel::QemuProgram::installed(path)?,
+        None => {
+            let built = images::ensure(cache, &[ImageName::Toolbox], &(), &Cancel::new())?;
+            toolbox_qemu(&built.toolbox)
+        }
+    };
+    row("QEMU", qemu.version());
+    let runtime = Runtime::new().context("failed to start the runtime")?;
+    match runtime.block_on(accel::probe(&qemu, machine.accel, cache.root())) {
+        Ok(choice) => row(
+            "accelerator",
+            &format!("{}: {}", choice.accelerator, choice.reason),
+        ),
+        Err(error) => {
+            row("accelerator", &error.to_string());
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn skips(cache: &Cache) -> anyhow::Result<bool> {
+    let scenarios = match scenario::load_dir(scenarios::folder()) {
+        Ok(scenarios) => scenarios,
+        Err(errors) => bail!("{errors:?}"),
+    };
+    let skipped: Vec<(String, String)> = scenarios
+        .iter()
+        .filter_map(|one| unmet(&one.lab, cache.root()).map(|reason| (one.name.clone(), reason)))
+        .collect();
+    row(
+        "scenarios",
+        &format!(
+            "{}, of which {} would be skipped",
+            scenarios.len(),
+            skipped.len()
+        ),
+    );
+    for (name, reason) in &skipped {
+        row("", &format!("{name}: {reason}"));
+    }
+    Ok(skipped.is_empty())
+}
+
+fn row(what: &str, value: &str) {
+    println!("{what:<14} {value}");
+}

@@ -1,0 +1,99 @@
+//! What the exit code says.
+
+use std::process::ExitCode;
+
+use harness::engine::Summary;
+use harness::signals;
+
+/// The exit codes, for `--help`.
+pub const HELP: &str = "\
+Exit codes:
+  0    all scenarios that ran held
+  1    a scenario failed
+  2    the command line was wrong
+  3    the lab could not be set up; this says nothing about any procedure
+  4    nothing ran
+  130  interrupted";
+
+/// How the program ends. A wrong command line ends it with 2, which is clap's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// All held.
+    Held,
+    /// A scenario failed.
+    Failed,
+    /// The lab could not be set up.
+    SetUpFailed,
+    /// Nothing ran: no scenario has that name, or all were skipped.
+    NothingRan,
+    /// Somebody stopped it.
+    Interrupted,
+}
+
+impl From<Summary> for Exit {
+    fn from(summary: Summary) -> Self {
+        match summary {
+            Summary {
+                interrupted: 1.., ..
+            } => Exit::Interrupted,
+            Summary { failed: 1.., .. } => Exit::Failed,
+            Summary {
+                set_up_failed: 1.., ..
+            } => Exit::SetUpFailed,
+            Summary { held: 0, .. } => Exit::NothingRan,
+            _ => Exit::Held,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Held => 0,
+            Exit::Failed => 1,
+            Exit::SetUpFailed => 3,
+            Exit::NothingRan => 4,
+            Exit::Interrupted => signals::INTERRUPTED,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_thing_that_happened_decides() {
+        let summary = Summary {
+            held: 3,
+            failed: 0,
+            set_up_failed: 0,
+            interrupted: 0,
+            skipped: 1,
+        };
+        assert_eq!(Exit::from(summary), Exit::Held);
+        assert_eq!(
+            Exit::from(Summary {
+                failed: 1,
+                ..summary
+            }),
+            Exit::Failed
+        );
+        assert_eq!(
+            Exit::from(Summary {
+                set_up_failed: 1,
+                ..summary
+            }),
+            Exit::SetUpFailed
+        );
+        assert_eq!(
+            Exit::from(Summary {
+                interrupted: 1,
+                failed: 1,
+                ..summary
+            }),
+            Exit::Interrupted
+        );
+        assert_eq!(Exit::from(Summary { held: 0, ..summary }), Exit::NothingRan);
+    }
+}
