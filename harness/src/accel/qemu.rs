@@ -31,6 +31,7 @@ pub enum QemuError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuProgram {
     prefix: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
     data_dirs: Vec<PathBuf>,
     version: String,
     digest: String,
@@ -48,10 +49,18 @@ impl QemuProgram {
     ) -> Self {
         QemuProgram {
             prefix,
+            environment: Vec::new(),
             data_dirs,
             version,
             digest,
         }
+    }
+
+    /// The same QEMU with a variable in its environment, such as `QEMU_MODULE_DIR`, without which an
+    /// unpacked one looks for its modules where another may be installed.
+    pub fn with_environment(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
     }
 
     /// A QEMU that is installed, with firmware where it looks for it itself.
@@ -77,6 +86,7 @@ impl QemuProgram {
         let (bytes, time) = (file.len(), (file.mtime(), file.mtime_nsec()));
         Ok(QemuProgram {
             prefix: vec![path.into()],
+            environment: Vec::new(),
             data_dirs: Vec::new(),
             digest: format!("{} {version} {bytes} {}.{}", path.display(), time.0, time.1),
             version,
@@ -88,6 +98,7 @@ impl QemuProgram {
         let mut prefix = self.prefix.iter();
         let mut command = Command::new(prefix.next().cloned().unwrap_or_default());
         command.args(prefix);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -137,9 +148,11 @@ mod tests {
     #[test]
     fn an_unpacked_qemu_is_called_with_its_prefix() {
         let prefix = ["/tb/ld.so", "--library-path", "/tb/lib", "/tb/qemu"].map(OsString::from);
-        let qemu = QemuProgram::unpacked(prefix.to_vec(), Vec::new(), "11".into(), "d".into());
+        let qemu = QemuProgram::unpacked(prefix.to_vec(), Vec::new(), "11".into(), "d".into())
+            .with_environment("QEMU_MODULE_DIR", "/tb/modules");
         let command = qemu.command();
         assert_eq!(command.get_program(), "/tb/ld.so");
         assert_eq!(command.get_args().count(), 3);
+        assert_eq!(command.get_envs().count(), 1);
     }
 }

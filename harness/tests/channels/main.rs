@@ -10,3 +10,4 @@ mod fake;
 mod guest;
 mod nested;
 mod qmp;
+mod real;

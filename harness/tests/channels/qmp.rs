@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use harness::machine::qmp::{Qmp, QmpError, QmpSignal};
+use harness::machine::qmp::{Qmp, QmpError, QmpEvent, QmpSignal};
 use harness::machine::transcript::Transcript;
 use qapi::qmp::{query_status, stop, system_reset};
 use serde_json::{Value, json};
+use tokio::sync::broadcast::Receiver;
 
 use crate::fake::{Act, Call, PLENTY, SHORT, Server, line};
 
@@ -25,6 +26,12 @@ fn qemu(mut play: impl FnMut(&Call) -> Vec<Act> + Send + 'static) -> Server {
 
 async fn connect(server: &Server) -> Qmp {
     Qmp::connect(&server.socket, None, PLENTY).await.unwrap()
+}
+
+/// The next event, or `None` when the stream has ended.
+async fn next(events: &mut Receiver<QmpEvent>) -> Option<QmpEvent> {
+    let next = tokio::time::timeout(PLENTY, events.recv()).await;
+    next.expect("an event or the end of events").ok()
 }
 
 async fn assert_works(qmp: &Qmp) {
@@ -59,7 +66,7 @@ async fn an_event_that_nobody_knows_is_data_and_closes_nothing() {
     let qmp = connect(&server).await;
     let mut events = qmp.events();
     qmp.execute(stop {}, PLENTY).await.unwrap();
-    let event = events.recv().await.unwrap();
+    let event = next(&mut events).await.unwrap();
     assert_eq!(event.name, "FLUX_CAPACITOR");
     assert_eq!(event.data["jigawatts"], 1.21);
     assert!((event.seconds - 1_700_000_000.25).abs() < 0.001);
@@ -68,12 +75,12 @@ async fn an_event_that_nobody_knows_is_data_and_closes_nothing() {
         guest: true,
         reason: "a-reason-of-tomorrow".to_owned(),
     };
-    assert_eq!(events.recv().await.unwrap().signal(), Some(shutdown));
+    assert_eq!(next(&mut events).await.unwrap().signal(), Some(shutdown));
     let port = QmpSignal::PortChanged {
         id: "stop".to_owned(),
         open: true,
     };
-    assert_eq!(events.recv().await.unwrap().signal(), Some(port));
+    assert_eq!(next(&mut events).await.unwrap().signal(), Some(port));
     assert_works(&qmp).await;
 }
 
@@ -82,7 +89,7 @@ async fn events_before_anyone_listens_are_kept_for_the_first_who_does() {
     let server = qemu(|_| vec![line(json!({"event": "RESUME"})), Act::Return(json!({}))]);
     let qmp = connect(&server).await;
     qmp.execute(stop {}, PLENTY).await.unwrap();
-    let event = qmp.events().recv().await.unwrap();
+    let event = next(&mut qmp.events()).await.unwrap();
     assert_eq!(event.signal(), Some(QmpSignal::Resume));
 }
 
@@ -99,8 +106,8 @@ async fn a_time_out_ends_the_connection_and_later_calls_say_so() {
         "the QMP connection is closed (stop was not answered in time), so query-status was not done"
     );
     assert!(qmp.closed().is_some());
-    assert!(events.recv().await.is_err(), "the stream of events ends");
-    assert!(qmp.events().recv().await.is_err(), "a new one has ended");
+    assert!(next(&mut events).await.is_none(), "the stream of events ends");
+    assert!(next(&mut qmp.events()).await.is_none(), "a new one has ended");
 }
 
 #[tokio::test]
@@ -123,7 +130,7 @@ async fn a_qemu_that_dies_between_two_calls_is_noticed() {
     let qmp = connect(&server).await;
     let mut events = qmp.events();
     qmp.execute(stop {}, PLENTY).await.unwrap();
-    assert!(events.recv().await.is_err());
+    assert!(next(&mut events).await.is_none());
     let error = qmp.execute(stop {}, PLENTY).await.unwrap_err();
     assert!(matches!(error, QmpError::Closed { .. }), "{error}");
 }
