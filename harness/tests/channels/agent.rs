@@ -112,7 +112,7 @@ async fn a_file_is_closed_when_reading_fails_and_when_the_caller_goes_away() {
             match failures {
                 1 => vec![Act::Refuse("input/output error")],
                 _ => vec![
-                    Act::Wait(SHORT),
+                    Act::Wait(SHORT * 5),
                     Act::Return(json!({"count": 0, "eof": true, "buf-b64": ""})),
                 ],
             }
@@ -131,7 +131,7 @@ async fn a_file_is_closed_when_reading_fails_and_when_the_caller_goes_away() {
         2
     );
     assert!(
-        tokio::time::timeout(SHORT / 2, agent.read_file("/f"))
+        tokio::time::timeout(SHORT * 3, agent.read_file("/f"))
             .await
             .is_err()
     );
@@ -190,8 +190,9 @@ async fn a_late_answer_on_the_same_agent_is_dropped_and_a_duplicate_too() {
         ]),
         _ => None,
     });
-    let agent = agent(&server).with_answer_limit(SHORT);
-    agent.exec(echo("lost")).await.unwrap_err();
+    let impatient = agent(&server).with_answer_limit(SHORT);
+    impatient.exec(echo("lost")).await.unwrap_err();
+    let agent = impatient.with_answer_limit(PLENTY);
     for _ in 0..5 {
         agent.ping().await.unwrap();
         assert_works(&agent).await;

@@ -106,8 +106,14 @@ async fn a_time_out_ends_the_connection_and_later_calls_say_so() {
         "the QMP connection is closed (stop was not answered in time), so query-status was not done"
     );
     assert!(qmp.closed().is_some());
-    assert!(next(&mut events).await.is_none(), "the stream of events ends");
-    assert!(next(&mut qmp.events()).await.is_none(), "a new one has ended");
+    assert!(
+        next(&mut events).await.is_none(),
+        "the stream of events ends"
+    );
+    assert!(
+        next(&mut qmp.events()).await.is_none(),
+        "a new one has ended"
+    );
 }
 
 #[tokio::test]
