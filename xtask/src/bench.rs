@@ -6,7 +6,6 @@ use anyhow::{Context, bail};
 use clap::Args;
 use harness::engine::Session;
 use harness::report::{Lines, Stopwatch};
-use harness::scenario;
 use harness::signals;
 use tokio::runtime::Runtime;
 
@@ -26,10 +25,7 @@ pub struct BenchCommand {
 }
 
 pub fn run(command: BenchCommand) -> anyhow::Result<Exit> {
-    let scenarios = match scenario::load_dir(scenarios::folder()) {
-        Ok(scenarios) => scenarios,
-        Err(errors) => bail!("{errors:?}"),
-    };
+    let scenarios = command.machine.load_scenarios()?;
     let Some(scenario) = scenarios.iter().find(|one| one.name == command.scenario) else {
         bail!(
             "no scenario is called `{}`; `cargo xtask lab --list` names them",

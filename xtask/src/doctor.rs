@@ -1,8 +1,8 @@
 //! `cargo xtask doctor`: what this machine can do, and what would be skipped on it.
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use harness::engine::{toolbox_qemu, unmet};
-use harness::{accel, host, scenario};
+use harness::{accel, host};
 use images::{Cache, Cancel, ImageName, State};
 use indicatif::HumanBytes;
 use tokio::runtime::Runtime;
@@ -43,7 +43,7 @@ pub fn run(machine: Machine) -> anyhow::Result<Exit> {
         "disk space",
         &format!("{} free", HumanBytes(host::free_space(cache.root())?)),
     );
-    good &= skips(&cache)?;
+    good &= skips(&machine, &cache)?;
     Ok(if good { Exit::Held } else { Exit::SetUpFailed })
 }
 
@@ -78,11 +78,8 @@ fn accelerator(machine: &Machine, cache: &Cache) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn skips(cache: &Cache) -> anyhow::Result<bool> {
-    let scenarios = match scenario::load_dir(scenarios::folder()) {
-        Ok(scenarios) => scenarios,
-        Err(errors) => bail!("{errors:?}"),
-    };
+fn skips(machine: &Machine, cache: &Cache) -> anyhow::Result<bool> {
+    let scenarios = machine.load_scenarios()?;
     let skipped: Vec<(String, String)> = scenarios
         .iter()
         .filter_map(|one| unmet(&one.lab, cache.root()).map(|reason| (one.name.clone(), reason)))

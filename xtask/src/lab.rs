@@ -1,6 +1,6 @@
 //! `cargo xtask lab`: runs scenarios.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -43,12 +43,9 @@ enum LabSubcommand {
 
 pub fn run(command: LabCommand) -> anyhow::Result<Exit> {
     if let Some(LabSubcommand::New { name }) = command.command {
-        return new(&name);
+        return new(command.machine.scenarios(), &name);
     }
-    let scenarios = match scenario::load_dir(scenarios::folder()) {
-        Ok(scenarios) => scenarios,
-        Err(errors) => bail!("{errors:?}"),
-    };
+    let scenarios = command.machine.load_scenarios()?;
     let chosen: Vec<&Scenario> = scenarios
         .iter()
         .filter(|one| matches(&command, &one.name))
@@ -100,12 +97,12 @@ fn matches(command: &LabCommand, name: &str) -> bool {
     command.filters.is_empty() || command.filters.iter().any(hit)
 }
 
-fn new(name: &str) -> anyhow::Result<Exit> {
+fn new(folder: &Path, name: &str) -> anyhow::Result<Exit> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.is_empty() || !name.chars().all(plain) {
         bail!("`{name}` cannot name a scenario: use small letters, digits and hyphens");
     }
-    let path: PathBuf = scenarios::folder().join(format!("{name}.toml"));
+    let path = folder.join(format!("{name}.toml"));
     if path.exists() {
         bail!("{} is there already; choose another name", path.display());
     }

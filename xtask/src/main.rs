@@ -12,12 +12,13 @@ mod images_command;
 mod lab;
 mod schema;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use harness::accel::Requested;
 use harness::engine::Options;
+use harness::scenario::{self, Scenario};
 
 use crate::exit::Exit;
 
@@ -58,16 +59,28 @@ struct Machine {
     /// Folder of images and evidence; the user's cache folder when not given.
     #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
     cache: Option<PathBuf>,
+    /// Folder of the scenarios; the project's own when not given.
+    #[arg(long, value_name = "DIR", env = "LAB_SCENARIOS")]
+    scenarios: Option<PathBuf>,
 }
 
 impl Machine {
+    fn scenarios(&self) -> &Path {
+        self.scenarios.as_deref().unwrap_or(scenarios::folder())
+    }
+
+    /// Every scenario of the folder; the error shows each mistake in each file.
+    fn load_scenarios(&self) -> anyhow::Result<Vec<Scenario>> {
+        scenario::load_dir(self.scenarios()).map_err(|errors| anyhow::anyhow!("{errors:?}"))
+    }
+
     fn options(self) -> Options {
         Options {
+            scenarios: self.scenarios().to_owned(),
             cache: self.cache,
             accelerator: self.accel,
             qemu: self.qemu,
             cpu: self.cpu,
-            scenarios: scenarios::folder().to_owned(),
         }
     }
 }

@@ -101,7 +101,10 @@ impl From<Failure> for StepError {
 impl From<MachineError> for StepError {
     fn from(error: MachineError) -> Self {
         let kind = match &error {
-            MachineError::Process(_) | MachineError::SetUp { .. } | MachineError::Qmp(_) => {
+            MachineError::Process(_)
+            | MachineError::SetUp { .. }
+            | MachineError::Lab { .. }
+            | MachineError::Qmp(_) => {
                 return StepError::SetUp(chain(&error));
             }
             MachineError::Guest(GuestError::Failed { .. } | GuestError::Refused { .. }) => {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use qapi::qmp;
+use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
 use super::argv::{AGENT_PORT, Placement, argv};
@@ -66,6 +67,14 @@ pub enum MachineError {
         /// What happened.
         incident: String,
     },
+    /// L0 could not do its part.
+    #[error("{trouble} while the lab waited for {what}")]
+    Lab {
+        /// What was awaited.
+        what: String,
+        /// What went wrong.
+        trouble: String,
+    },
     /// Nothing happened in time.
     #[error(transparent)]
     TimedOut(#[from] TimedOut),
@@ -79,7 +88,31 @@ pub enum MachineError {
 struct Status {
     resets: u32,
     agent_open: bool,
-    incident: Option<String>,
+    incident: Option<Incident>,
+}
+
+/// Something that nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Incident {
+    /// It happened to the host.
+    Guest(String),
+    /// It happened to L0, which says nothing about the procedure.
+    Lab(String),
+}
+
+impl Incident {
+    fn error(self, what: &str) -> MachineError {
+        match self {
+            Incident::Guest(incident) => MachineError::Incident {
+                what: what.to_owned(),
+                incident,
+            },
+            Incident::Lab(trouble) => MachineError::Lab {
+                what: what.to_owned(),
+                trouble,
+            },
+        }
+    }
 }
 
 /// How long the parts of a start took.
@@ -225,10 +258,7 @@ impl Machine {
         let result = tokio::select! {
             biased;
             exit = self.process.wait() => Err(exited(&self.process, exit, what)),
-            Ok(status) = status.wait_for(|status| status.incident.is_some()) => {
-                let incident = status.incident.clone().unwrap_or_default();
-                Err(MachineError::Incident { what: what.to_owned(), incident })
-            }
+            incident = incident(&mut status) => Err(incident.error(what)),
             line = self.console.fatal() => Err(MachineError::Fatal { what: what.to_owned(), line }),
             result = tokio::time::timeout(limit, work) => match result {
                 Ok(result) => result.map_err(MachineError::from),
@@ -349,10 +379,7 @@ impl Machine {
         tokio::select! {
             biased;
             exit = self.process.wait() => exited(&self.process, exit, what),
-            Ok(status) = status.wait_for(|status| status.incident.is_some()) => {
-                let incident = status.incident.clone().unwrap_or_default();
-                MachineError::Incident { what: what.to_owned(), incident }
-            }
+            incident = incident(&mut status) => incident.error(what),
             () = tokio::time::sleep(Duration::from_secs(2)) => error,
         }
     }
@@ -374,6 +401,17 @@ fn exited(process: &Process, status: ExitStatus, what: &str) -> MachineError {
         status,
         words: process.last_words(),
     }
+}
+
+/// Waits for something that nobody asked for.
+async fn incident(status: &mut watch::Receiver<Status>) -> Incident {
+    if let Ok(status) = status.wait_for(|status| status.incident.is_some()).await
+        && let Some(incident) = status.incident.clone()
+    {
+        return incident;
+    }
+    // The events have ended with QEMU, whose end is watched too.
+    std::future::pending().await
 }
 
 /// Folds QMP's events into a [`Status`] for as long as QMP lives.
@@ -418,14 +456,31 @@ fn note(status: &mut Status, event: &QmpEvent, expected_off: bool) {
         "RESET" => {
             status.resets += 1;
             status.agent_open = false;
-            (!expected_off).then(|| format!("the host was reset ({})", word("reason")))
+            (!expected_off)
+                .then(|| Incident::Guest(format!("the host was reset ({})", word("reason"))))
         }
-        "SHUTDOWN" if !expected_off => Some(format!("the host shut down ({})", word("reason"))),
-        "GUEST_PANICKED" => Some("the host's kernel panicked".to_owned()),
-        "WATCHDOG" => Some(format!(
+        "SHUTDOWN" if !expected_off => Some(Incident::Guest(format!(
+            "the host shut down ({})",
+            word("reason")
+        ))),
+        "GUEST_PANICKED" => Some(Incident::Guest("the host's kernel panicked".to_owned())),
+        "WATCHDOG" => Some(Incident::Guest(format!(
             "the host's watchdog fired (action {})",
             word("action")
-        )),
+        ))),
+        // QEMU stops the machine when L0 cannot take a write; an error that a lab injects into one of
+        // its disks is reported to the guest instead.
+        "BLOCK_IO_ERROR" if word("action") == "stop" => {
+            let room = if event.data.get("nospace").and_then(Value::as_bool) == Some(true) {
+                ": No space left on device; free some, or choose another folder with LAB_CACHE"
+            } else {
+                ""
+            };
+            let node = word("node-name");
+            Some(Incident::Lab(format!(
+                "this machine could not write the disk `{node}`{room}"
+            )))
+        }
         _ => None,
     };
     // The first incident is the cause; what follows are its consequences.
@@ -488,10 +543,8 @@ mod tests {
             false,
         );
         assert!(!status.agent_open);
-        assert_eq!(
-            status.incident.as_deref(),
-            Some("the host's watchdog fired (action reset)")
-        );
+        let watchdog = "the host's watchdog fired (action reset)".to_owned();
+        assert_eq!(status.incident, Some(Incident::Guest(watchdog)));
     }
 
     #[test]
@@ -508,6 +561,21 @@ mod tests {
             true,
         );
         assert_eq!((status.resets, status.incident), (1, None));
+    }
+
+    #[test]
+    fn a_full_disk_is_the_labs_trouble() {
+        let mut status = Status::default();
+        let data = json!({"node-name": "root", "action": "stop", "nospace": true});
+        note(&mut status, &event("BLOCK_IO_ERROR", data), false);
+        let Some(Incident::Lab(words)) = status.incident else {
+            panic!("{status:?}")
+        };
+        assert!(words.contains("No space left"), "{words}");
+        let mut status = Status::default();
+        let data = json!({"node-name": "disk0-0", "action": "report", "nospace": false});
+        note(&mut status, &event("BLOCK_IO_ERROR", data), false);
+        assert_eq!(status.incident, None);
     }
 
     #[test]
