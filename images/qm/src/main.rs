@@ -1,3 +1,7 @@
-//! The `qm` of the guest.
+//! The `qm` of the proxmox-like host.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    qm::cli::main(std::env::args_os().skip(1))
+}
