@@ -90,3 +90,46 @@ pub fn parse(output: &str) -> Result<DiskQueryFacts, ParseError> {
     disks.sort_by(|a, b| (&a.serial, &a.name).cmp(&(&b.serial, &b.name)));
     Ok(DiskQueryFacts { disks })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUERY: &str = include_str!("samples/disk-query.json");
+
+    #[test]
+    fn a_disk_has_serial_and_lun_id() {
+        let facts = parse(QUERY).unwrap();
+        let disk = facts.by_serial("ZTM09FD7").unwrap();
+        assert_eq!(disk.lunid.as_deref(), Some("5000c500a1b2c3d0"));
+        assert_eq!(disk.size, Some(12_000_138_625_024));
+        assert_eq!(
+            (disk.kind.as_deref(), disk.rotationrate),
+            (Some("HDD"), Some(7200))
+        );
+        assert_eq!(disk.identifier, "{serial_lunid}ZTM09FD7_5000c500a1b2c3d0");
+        let boot = facts.by_serial("drive-scsi0").unwrap();
+        assert_eq!(
+            (boot.lunid.as_deref(), boot.pool.as_deref()),
+            (None, Some("boot-pool"))
+        );
+    }
+
+    #[test]
+    fn null_is_an_answer_and_a_field_that_is_not_there_is_none() {
+        for (output, says) in [
+            (String::new(), "no output"),
+            ("[]".to_owned(), "any disk"),
+            ("{}".to_owned(), "not the JSON"),
+            (QUERY[..QUERY.len() - 20].to_owned(), "not the JSON"),
+            (QUERY.replace("\"lunid\"", "\"lun\""), "not the JSON"),
+            (QUERY.replace("\"identifier\"", "\"id\""), "not the JSON"),
+            (QUERY.replace("\"type\": \"HDD\", ", ""), "not the JSON"),
+            (QUERY.replace("12000138625024", "\"12T\""), "not the JSON"),
+        ] {
+            let error = parse(&output).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        assert!(parse(&QUERY.replace(", \"pool\": null", "")).is_ok());
+    }
+}

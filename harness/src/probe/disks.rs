@@ -184,3 +184,62 @@ pub fn parse(output: &str) -> Result<DiskFacts, ParseError> {
     disks.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(DiskFacts { disks })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const Q35: &str = include_str!("samples/lsblk-q35.json");
+
+    #[test]
+    fn disks_have_the_identities_that_the_lab_gave_them() {
+        let facts = parse(Q35).unwrap();
+        let disk = facts.by_serial("ZTM09FD7").unwrap();
+        assert_eq!(disk.model.as_deref(), Some("ST12000NM0008-2H3101"));
+        assert_eq!(disk.wwn.as_deref(), Some("0x5000c500a1b2c3d0"));
+        assert_eq!(disk.size, 12_000_138_625_024);
+        assert_eq!((disk.logical_sector, disk.physical_sector), (512, 4096));
+        assert!(disk.rotational && !disk.holds_root);
+        assert_eq!(disk.transport.as_deref(), Some("sata"));
+
+        let boot = facts.boot_disk().unwrap();
+        assert_eq!((boot.name.as_str(), &boot.model), ("vda", &None));
+        let virtual_disk = facts.by_serial("drive-scsi0").unwrap();
+        assert_eq!(virtual_disk.model.as_deref(), Some("QEMU HARDDISK"));
+    }
+
+    #[test]
+    fn a_boot_pool_of_truenas_holds_the_root_and_no_optical_drive_is_a_disk() {
+        // Written by hand after what a TrueNAS SCALE shows.
+        let device = |name: &str, kind: &str, fstype: &str, children: &str| {
+            format!(
+                r#"{{"name":"{name}","type":"{kind}","size":1,"model":null,"serial":null,"wwn":null,"rota":true,
+                "tran":null,"phy-sec":512,"log-sec":512,"fstype":{fstype},"label":"boot-pool","mountpoints":[null]{children}}}"#
+            )
+        };
+        let part = device("sda3", "part", "\"zfs_member\"", "");
+        let disk = device("sda", "disk", "null", &format!(",\"children\":[{part}]"));
+        let rom = device("sr0", "rom", "null", "");
+        let facts = parse(&format!("{{\"blockdevices\":[{disk},{rom}]}}")).unwrap();
+        assert_eq!(facts.boot_disk().unwrap().name, "sda");
+        assert_eq!(facts.disks.len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for (output, says) in [
+            (String::new(), "no output"),
+            (Q35[..Q35.len() / 2].to_owned(), "not the JSON"),
+            (r#"{"blockdevices":[]}"#.to_owned(), "root file system"),
+            (Q35.replace("\"/\"", "\"/mnt\""), "root file system"),
+            (Q35.replace("\"wwn\"", "\"wwns\""), "not the JSON"),
+            (
+                Q35.replace("\"rota\": true", "\"rota\": \"1\""),
+                "not the JSON",
+            ),
+        ] {
+            let error = parse(&output).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

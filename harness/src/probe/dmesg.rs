@@ -89,3 +89,32 @@ fn is_stamp(text: &str) -> bool {
     text.split_once('.')
         .is_some_and(|(seconds, fraction)| digits(seconds) && digits(fraction))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTEL: &str = include_str!("samples/dmesg-q35-intel.txt");
+
+    #[test]
+    fn messages_lose_their_time_stamps() {
+        let facts = parse(INTEL).unwrap();
+        assert_eq!(facts.lines.len(), 14);
+        assert_eq!(facts.lines[2], "DMAR: IOMMU enabled");
+        assert!(facts.says("Directed I/O"));
+        assert!(!facts.says("AMD-Vi"));
+    }
+
+    #[test]
+    fn nothing_found_is_a_fact_and_other_text_is_not() {
+        assert!(parse("").unwrap().lines.is_empty());
+        for output in [
+            "dmesg: read kernel buffer failed: Operation not permitted\n",
+            "[Mon Nov 23 22:32:29 2026] DMAR: IOMMU enabled\n",
+            "[    0.000000]\n",
+        ] {
+            let error = parse(output).unwrap_err().to_string();
+            assert!(error.contains("time stamp"), "{output:?}: {error}");
+        }
+    }
+}

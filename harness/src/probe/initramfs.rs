@@ -53,7 +53,8 @@ impl InitramfsFacts {
 /// An initramfs is some uncompressed cpio archives, which hold microcode and modules that are compressed
 /// already, and a compressed one with all the rest. Unpacking all of it, as `unmkinitramfs` does,
 /// writes 150 MB; here each archive is read once and only what is asked for is written. GNU cpio leaves
-/// the file where its archive ends, and `fdinfo` tells where that is.
+/// the file where its archive ends, as long as it reads no more than 512 bytes at once, and `fdinfo`
+/// tells where that is.
 pub fn script() -> String {
     let drivers: Vec<String> = WATCH_LIST
         .iter()
@@ -69,7 +70,7 @@ printf 'kernel\t%s\n' "$kernel"
 out=$(mktemp -d) || exit
 trap 'cd /; rm -rf "$out"' EXIT
 take() {
-    cpio --extract --quiet --make-directories --directory="$out" '*conf/initramfs.conf' '*conf/modules' \
+    cpio --extract --quiet --io-size=$1 --make-directories --directory="$out" '*conf/initramfs.conf' '*conf/modules' \
         '*etc/modprobe.d/*' '*lib/modprobe.d/*' DRIVERS
 }
 exec 3<"$image" || exit
@@ -77,7 +78,7 @@ at=0
 while :; do
     magic=$(od -An -tx1 -N6 -j$at "$image") || exit
     case $magic in
-    ' 30 37 30 37 30 31') take <&3 || exit ;;
+    ' 30 37 30 37 30 31') take 512 <&3 || exit ;;
     ' 00 00 00 00 00 00') dd bs=512 count=1 status=none of=/dev/null <&3 || exit ;;
     *) break ;;
     esac
@@ -90,7 +91,7 @@ case $magic in
 ' 02 21 4c 18'*) unpack=lz4 ;;
 *) echo "$image has no compressed archive at $at:$magic" >&2; exit 1 ;;
 esac
-$unpack -dc <&3 | take || exit
+$unpack -dc <&3 | take 65536 || exit
 cd "$out" || exit
 [ -e conf/initramfs.conf ] && echo 'main'
 for driver in usr/lib/modules/*/kernel lib/modules/*/kernel; do
@@ -180,4 +181,64 @@ pub fn parse(output: &str) -> Result<InitramfsFacts, ParseError> {
         rules,
         modules,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEBIAN: &str = include_str!("samples/initramfs-debian13.txt");
+
+    #[test]
+    fn drivers_and_rules_are_found() {
+        let facts = parse(DEBIAN).unwrap();
+        assert_eq!(facts.kernel, "6.12.117+deb13-amd64");
+        assert!(facts.drivers.contains("ahci") && facts.drivers.contains("i2c_i801"));
+        assert!(!facts.drivers.contains("vfio_pci"));
+        assert!(facts.blacklists("radeonfb") && !facts.blacklists("ahci"));
+
+        let blacklist = "rule\tetc/modprobe.d/blacklist.conf\tblacklist\tahci\nend\n";
+        let softdep = "rule\tetc/modprobe.d/vfio.conf\tsoftdep\tahci pre: vfio-pci\nmodule\tvfio-pci ids=8086:2922\n";
+        let facts = parse(&DEBIAN.replace("end\n", &format!("{softdep}{blacklist}"))).unwrap();
+        assert!(facts.blacklists("ahci"));
+        assert_eq!(facts.modules, ["vfio-pci ids=8086:2922"]);
+        let rule = facts
+            .rules
+            .iter()
+            .find(|rule| rule.command == "softdep")
+            .unwrap();
+        assert_eq!(
+            (rule.module.as_str(), rule.rest.as_str()),
+            ("ahci", "pre: vfio-pci")
+        );
+    }
+
+    #[test]
+    fn the_script_asks_for_every_watched_driver() {
+        let script = script();
+        assert!(script.contains("'*/i2c?i801.ko*'") && script.contains("'*/ahci.ko*'"));
+        assert!(!script.contains("DRIVERS"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for (output, says) in [
+            (String::new(), "no output"),
+            ("kernel\t6.12\n".to_owned(), "breaks off"),
+            ("kernel\t6.12\nend\n".to_owned(), "conf/initramfs.conf"),
+            ("main\nend\n".to_owned(), "kernel's release"),
+            (
+                DEBIAN.replace("nvme.ko.xz", "e1000e.ko.xz"),
+                "no such driver",
+            ),
+            (DEBIAN.replace("nvme.ko.xz", "nvme"), ".ko was expected"),
+            (
+                DEBIAN.replace("blacklist\tarkfb", "blacklist\t"),
+                "names no module",
+            ),
+        ] {
+            let error = parse(&output).unwrap_err().to_string();
+            assert!(error.contains(says), "{says}: {error}");
+        }
+    }
 }

@@ -160,3 +160,108 @@ pub fn parse(output: &str) -> Result<IommuFacts, ParseError> {
     }
     Ok(IommuFacts { units, groups })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+    use crate::probe::text::run_on_a_fake_root;
+
+    const INTEL: &str = include_str!("samples/iommu-q35-intel.txt");
+    const NONE: &str = include_str!("samples/iommu-q35-no-iommu.txt");
+
+    #[test]
+    fn the_group_of_the_chipsets_sata_controller_has_three_members() {
+        let facts = parse(INTEL).unwrap();
+        assert_eq!(facts.kind(), Iommu::Intel);
+        assert_eq!(facts.units[0].name, "dmar0");
+        assert_eq!(facts.groups.len(), 7);
+        let group = facts.group_of("0000:00:1f.2".parse().unwrap()).unwrap();
+        assert_eq!(group.domain.as_deref(), Some("identity"));
+        let members: Vec<String> = group.members.iter().map(PciAddress::to_string).collect();
+        assert_eq!(members, ["0000:00:1f.0", "0000:00:1f.2", "0000:00:1f.3"]);
+    }
+
+    #[test]
+    fn no_iommu_is_a_fact() {
+        let facts = parse(NONE).unwrap();
+        assert_eq!(facts.kind(), Iommu::None);
+        assert!(facts.groups.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for (output, says) in [
+            ("", "no output"),
+            ("unit\tdmar0\tintel\n", "breaks off"),
+            ("unit\tdmar0\tintel\nend", ""),
+            ("unit\tsmmu3.0\tarm_smmu\nend\n", "`arm_smmu`"),
+            ("unit\tx\tunknown\nend\n", "`unknown`"),
+            ("unit\tdmar0\nend\n", "2 fields"),
+            ("group\tx\tDMA\t0000:00:00.0\nend\n", "no number"),
+            ("groups\t1\nend\n", "`groups`"),
+            (
+                "unit\tdmar0\tintel\nunit\tivhd0\tamd\nend\n",
+                "dmar0 is intel and ivhd0 is amd",
+            ),
+        ] {
+            match parse(output) {
+                Ok(_) => assert_eq!(says, "", "{output:?}"),
+                Err(error) => assert!(error.to_string().contains(says), "{output:?}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_script_tells_every_make_of_iommu() {
+        let unit = |root: &Path, name: &str| {
+            let unit = root.join("sys/class/iommu").join(name);
+            fs::create_dir_all(&unit).unwrap();
+            unit
+        };
+        for (make, kind) in [
+            ("intel", Iommu::Intel),
+            ("amd", Iommu::Amd),
+            ("virtio", Iommu::Virtio),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            match make {
+                "virtio" => {
+                    let driver = root.path().join("sys/bus/virtio/drivers/virtio_iommu");
+                    let device = root.path().join("sys/devices/virtio1");
+                    fs::create_dir_all(&driver).unwrap();
+                    fs::create_dir_all(&device).unwrap();
+                    symlink(&driver, device.join("driver")).unwrap();
+                    symlink(&device, unit(root.path(), "0000:00:01.0").join("device")).unwrap();
+                }
+                make => {
+                    fs::create_dir(unit(root.path(), "x0").join(format!("{make}-iommu"))).unwrap();
+                }
+            }
+            for (group, member) in [
+                ("0", "0000:00:00.0"),
+                ("10", "0000:00:02.0"),
+                ("2", "INTC1001:00"),
+            ] {
+                let group = root.path().join("sys/kernel/iommu_groups").join(group);
+                fs::create_dir_all(group.join("devices").join(member)).unwrap();
+                fs::write(group.join("type"), "DMA-FQ\n").unwrap();
+            }
+            let facts = parse(&run_on_a_fake_root("sh", SCRIPT, root.path())).unwrap();
+            assert_eq!(facts.kind(), kind);
+            assert_eq!(
+                facts
+                    .groups
+                    .iter()
+                    .map(|group| group.id)
+                    .collect::<Vec<_>>(),
+                [0, 2, 10]
+            );
+            assert_eq!(facts.groups[1].other_members, ["INTC1001:00"]);
+            assert_eq!(facts.groups[2].domain.as_deref(), Some("DMA-FQ"));
+        }
+    }
+}

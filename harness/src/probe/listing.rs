@@ -133,3 +133,114 @@ pub fn parse(output: &str) -> Result<GroupListingFacts, ParseError> {
     }
     Ok(GroupListingFacts { lines })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::probe::text::run_on_a_fake_root;
+
+    #[test]
+    fn the_listing_is_what_the_loop_printed() {
+        for (own, printed) in [
+            (
+                include_str!("samples/listing-q35-intel.txt"),
+                include_str!("samples/loop-q35-intel.txt"),
+            ),
+            (
+                include_str!("samples/listing-q35-no-iommu.txt"),
+                include_str!("samples/loop-q35-no-iommu.txt"),
+            ),
+        ] {
+            let facts = parse(own).unwrap();
+            assert_eq!(facts.text(), printed);
+            assert!(facts.matches_loop(printed));
+            assert!(!facts.matches_loop(&printed[1..]));
+        }
+    }
+
+    /// Twelve groups, so that the glob's order is not that of the numbers, and a second PCI domain, so that
+    /// `lspci` shows domains.
+    #[test]
+    fn many_groups_come_in_the_order_of_the_loops_glob() {
+        for domain in ["0000", "0001"] {
+            let root = tempfile::tempdir().unwrap();
+            let mut names = String::new();
+            for number in 0..12 {
+                let address = format!(
+                    "{}:00:{number:02x}.0",
+                    if number == 11 { domain } else { "0000" }
+                );
+                let group = root.path().join(format!(
+                    "sys/kernel/iommu_groups/{number}/devices/{address}"
+                ));
+                fs::create_dir_all(group).unwrap();
+                names.push_str(&format!(
+                    "{address} Host bridge [0600]: Device [8086:{number:04x}]\n"
+                ));
+            }
+            fs::create_dir(root.path().join("bin")).unwrap();
+            fs::write(root.path().join("names"), names).unwrap();
+            let lspci = root.path().join("bin/lspci");
+            let short = if domain == "0000" {
+                "sed s/^0000://"
+            } else {
+                "cat"
+            };
+            fs::write(
+                &lspci,
+                format!(
+                    "#!/bin/sh\ncase $1 in\n-Dnn) cat {0} ;;\n-nns) grep \"^$2 \" {0} | {short} ;;\nesac\n",
+                    root.path().join("names").display()
+                ),
+            )
+            .unwrap();
+            fs::set_permissions(&lspci, fs::Permissions::from_mode(0o755)).unwrap();
+
+            let facts = parse(&run_on_a_fake_root("sh", SCRIPT, root.path())).unwrap();
+            assert_eq!(
+                facts.text(),
+                run_on_a_fake_root("bash", WRITE_UP_LOOP, root.path())
+            );
+            assert!(
+                facts.lines[2].starts_with("IOMMU Group 10 "),
+                "{:?}",
+                facts.lines
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        let lspci = "lspci\n0000:00:00.0 Host bridge [0600]: Device [8086:29c0]\nend\n";
+        for (output, says) in [
+            (String::new(), "no output"),
+            ("member\t0\t0000:00:00.0\nend\n".to_owned(), "lspci"),
+            (
+                "member\t0\t0000:00:00.0\nlspci\nend\n".to_owned(),
+                "any device",
+            ),
+            (lspci.to_owned(), "groups' part"),
+            (
+                format!("member\t0\t0000:00:01.0\n{lspci}"),
+                "does not know its member",
+            ),
+            (
+                format!("member\t0\tINTC1001:00\n{lspci}"),
+                "does not know its member",
+            ),
+            (
+                format!(
+                    "member\t*\t*\n{}",
+                    lspci.replace("0000:00:00.0 ", "lspci: ")
+                ),
+                "an address",
+            ),
+        ] {
+            let error = parse(&output).unwrap_err().to_string();
+            assert!(error.contains(says), "{output:?}: {error}");
+        }
+    }
+}

@@ -260,3 +260,103 @@ fn failure(message: &str) -> Option<FailedModule> {
     let (module, reason) = quoted(rest)?;
     Some(FailedModule { module, reason })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEBIAN: &str = include_str!("samples/modules-debian13.txt");
+
+    #[test]
+    fn what_is_loaded_listed_and_failed_is_told_apart() {
+        let facts = parse(DEBIAN).unwrap();
+        assert_eq!(facts.kernel, "6.12.117+deb13-amd64");
+        assert_eq!(facts.state("vfio-pci"), ModuleState::Loaded);
+        assert_eq!(facts.state("ahci"), ModuleState::Loaded);
+        assert_eq!(facts.state("vfio_virqfd"), ModuleState::Absent);
+        assert!(!facts.builtin.is_empty());
+        let builtin = facts
+            .builtin
+            .iter()
+            .find(|module| !facts.loaded.contains(*module))
+            .unwrap();
+        assert_eq!(facts.state(builtin), ModuleState::Builtin);
+
+        let listed: Vec<&str> = facts.listed.iter().map(|one| one.module.as_str()).collect();
+        assert_eq!(
+            listed,
+            ["vfio", "vfio_iommu_type1", "vfio_pci", "vfio_virqfd"]
+        );
+        assert!(facts.listed.iter().all(|one| one.file == "/etc/modules"));
+        assert_eq!(facts.loader, "active");
+        assert_eq!(
+            facts.failed,
+            [FailedModule {
+                module: "vfio_virqfd".to_owned(),
+                reason: "not found".to_owned()
+            }]
+        );
+        assert_eq!(
+            facts
+                .missing()
+                .map(|one| one.module.as_str())
+                .collect::<Vec<_>>(),
+            ["vfio_virqfd"]
+        );
+        assert_eq!(
+            facts.parameters["vfio_iommu_type1.allow_unsafe_interrupts"],
+            "N"
+        );
+    }
+
+    #[test]
+    fn the_loaders_words_are_understood() {
+        for (message, module, reason) in [
+            (
+                "Failed to find module 'vfio-virqfd'",
+                "vfio_virqfd",
+                "not found",
+            ),
+            (
+                "Failed to insert module 'kvm_intel': Operation not supported",
+                "kvm_intel",
+                "Operation not supported",
+            ),
+        ] {
+            let failed = failure(message).unwrap();
+            assert_eq!(
+                (failed.module.as_str(), failed.reason.as_str()),
+                (module, reason)
+            );
+        }
+        assert_eq!(failure("Inserted module 'vfio'"), None);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        let cut = |from: &str, to: &str| {
+            let (start, end) = (DEBIAN.find(from).unwrap(), DEBIAN.find(to).unwrap());
+            format!("{}{}", &DEBIAN[..start], &DEBIAN[end..])
+        };
+        for (output, says) in [
+            (String::new(), "no output"),
+            (DEBIAN[..DEBIAN.len() - 4].to_owned(), "breaks off"),
+            (cut("kernel", "files"), "kernel's release"),
+            (cut("/proc/modules", "/lib/modules"), "/proc/modules"),
+            (
+                cut("ActiveState", "Inserted"),
+                "state of systemd-modules-load",
+            ),
+            (
+                DEBIAN.replace("files\n", "files\n/var/x:y\n"),
+                "`/var/x` was not asked for",
+            ),
+            (DEBIAN.replace("files\n", "filez\n"), "`filez`"),
+        ] {
+            match parse(&output) {
+                Ok(_) => assert_eq!(says, ""),
+                Err(error) => assert!(error.to_string().contains(says), "{says}: {error}"),
+            }
+        }
+    }
+}

@@ -148,3 +148,56 @@ fn hex(record: &Record<'_>, field: &str, digits: usize) -> Result<String, ParseE
             ))
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VFIO: &str = include_str!("samples/pci-q35-intel-vfio.txt");
+
+    #[test]
+    fn a_device_says_who_holds_it_and_how_it_is_reset() {
+        let facts = parse(VFIO).unwrap();
+        assert_eq!(facts.devices.len(), 9);
+        let device = |address: &str| facts.device(address.parse().unwrap()).unwrap();
+
+        let sata = device("00:1f.2");
+        assert_eq!(
+            (sata.vendor.as_str(), sata.device.as_str()),
+            ("8086", "2922")
+        );
+        assert_eq!(sata.class, "010601");
+        assert!(sata.is_storage());
+        assert_eq!(sata.driver, DriverState::Bound("vfio-pci".to_owned()));
+        assert_eq!(sata.driver_override.as_deref(), Some("vfio-pci"));
+        assert!(sata.reset_methods.is_empty());
+        assert_eq!(sata.iommu_group, Some(6));
+
+        assert_eq!(device("00:01.0").reset_methods, ["flr"]);
+        assert_eq!(device("00:00.0").driver, DriverState::None);
+        assert_eq!(device("00:00.0").driver_override, None);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        let line = "device\t0000:00:1f.2\t0x010601\t0x8086\t0x2922\t0x1af4\t0x1100\tahci\t(null)\t6\tbus\n";
+        assert!(parse(&format!("{line}end\n")).is_ok());
+        for (output, says) in [
+            (String::new(), "no output"),
+            ("end\n".to_owned(), "PCI device"),
+            (line.to_owned(), "breaks off"),
+            (line.replace("\tbus", "") + "end\n", "10 fields"),
+            (line.replace("0x8086", "") + "end\n", "4 hexadecimal digits"),
+            (
+                line.replace("0x010601", "0x0106") + "end\n",
+                "6 hexadecimal digits",
+            ),
+            (line.replace("\t6\t", "\tsix\t") + "end\n", "no number"),
+            (line.replace("ahci", "") + "end\n", "driver's name"),
+            (line.replace("1f.2", "1f") + "end\n", "not a PCI address"),
+        ] {
+            let error = parse(&output).unwrap_err().to_string();
+            assert!(error.contains(says), "{output:?}: {error}");
+        }
+    }
+}

@@ -235,3 +235,73 @@ fn tree(raw: BTreeMap<String, RawVdev>, spare: bool) -> Result<Vec<Vdev>, ParseE
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONLINE: &str = include_str!("samples/zpool-online.json");
+    const DEGRADED: &str = include_str!("samples/zpool-degraded.json");
+
+    #[test]
+    fn a_pool_is_a_tree_of_vdevs() {
+        let facts = parse(ONLINE).unwrap();
+        let tank = facts.pool("tank").unwrap();
+        assert_eq!((tank.state.as_str(), tank.errors()), ("ONLINE", 0));
+        assert_eq!(tank.status, None);
+        assert_eq!(tank.data_errors, Some(0));
+        assert_eq!(tank.top_level_types(), ["raidz"]);
+        let disks: Vec<&str> = tank.vdevs[0]
+            .vdevs
+            .iter()
+            .map(|disk| disk.name.as_str())
+            .collect();
+        assert_eq!(disks, ["sdb", "sdc", "sdd"]);
+        let scan = tank.scan.as_ref().unwrap();
+        assert_eq!(
+            (scan.function.as_str(), scan.state.as_str(), scan.errors),
+            ("SCRUB", "FINISHED", 0)
+        );
+    }
+
+    #[test]
+    fn errors_are_counted_over_the_whole_tree() {
+        let facts = parse(DEGRADED).unwrap();
+        let tank = facts.pool("tank").unwrap();
+        assert_eq!((tank.state.as_str(), tank.errors()), ("DEGRADED", 4));
+        assert_eq!(tank.vdevs[0].vdevs[1].state, "UNAVAIL");
+        assert!(tank.status.is_some());
+    }
+
+    #[test]
+    fn no_pool_is_a_fact() {
+        let none = r#"{"output_version":{"command":"zpool status","vers_major":0,"vers_minor":1},"pools":{}}"#;
+        assert!(parse(none).unwrap().pools.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for (output, says) in [
+            (String::new(), "no output"),
+            ("no pools available\n".to_owned(), "not the JSON"),
+            (ONLINE[..ONLINE.len() / 2].to_owned(), "not the JSON"),
+            (
+                ONLINE.replace("\"vers_major\": 0", "\"vers_major\": 1"),
+                "version 1",
+            ),
+            (ONLINE.replace("zpool status", "zpool list"), "`zpool list`"),
+            (
+                ONLINE.replace("\"checksum_errors\"", "\"cksum\""),
+                "checksum_errors of raidz1-0",
+            ),
+            // Without --json-int numbers are texts, and large ones are rounded.
+            (
+                ONLINE.replace("\"read_errors\": 0", "\"read_errors\": \"0\""),
+                "not the JSON",
+            ),
+        ] {
+            let error = parse(&output).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

@@ -114,7 +114,7 @@ for disk in /sys/block/sd* /sys/block/nvme*; do
     disk=/dev/${disk##*/}
     [ -b "$disk" ] && smartctl -a -j "$disk"
 done
-:
+echo end
 "#;
 
 /// Reads every disk.
@@ -233,7 +233,7 @@ struct Health {
     critical_warning: u8,
 }
 
-/// Parses one JSON document after the other.
+/// Parses one JSON document after the other, and a line `end`.
 ///
 /// # Errors
 /// [`ParseError`] for no document at all, for one that is cut off, and for a disk that could not be
@@ -242,10 +242,18 @@ pub fn parse(output: &str) -> Result<SmartFacts, ParseError> {
     if output.trim().is_empty() {
         return Err(ParseError::Empty);
     }
-    let mut disks = serde_json::Deserializer::from_str(output)
+    let documents = output
+        .strip_suffix("end\n")
+        .ok_or_else(|| ParseError::Truncated {
+            last: output.lines().last().unwrap_or_default().to_owned(),
+        })?;
+    let mut disks = serde_json::Deserializer::from_str(documents)
         .into_iter::<Smartctl>()
         .map(|document| disk(document.map_err(ParseError::Json)?))
         .collect::<Result<Vec<_>, _>>()?;
+    if disks.is_empty() {
+        return Err(ParseError::missing("any SCSI, SATA or NVMe disk"));
+    }
     disks.sort_by(|a, b| (&a.serial, &a.device).cmp(&(&b.serial, &b.device)));
     Ok(SmartFacts { disks })
 }
@@ -340,4 +348,85 @@ fn attributes(raw: Attributes) -> Vec<Attribute> {
             failed: Some(attribute.when_failed).filter(|when| !when.is_empty()),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const Q35: &str = include_str!("samples/smart-q35.json");
+
+    #[test]
+    fn every_kind_of_disk_says_what_it_is() {
+        let facts = parse(Q35).unwrap();
+        assert_eq!(facts.disks.len(), 5);
+
+        let exos = facts.by_serial("ZLM2BF4E").unwrap();
+        assert_eq!(exos.protocol, Protocol::Ata);
+        assert_eq!(exos.family.as_deref(), Some("Seagate Exos X14"));
+        assert_eq!(exos.model, "ST12000NM0008-2H3101");
+        assert_eq!(exos.wwn.as_deref(), Some("0x5000c500a1b2c3d1"));
+        assert_eq!(exos.firmware.as_deref(), Some("SN02"));
+        assert_eq!(exos.bytes, 12_000_138_625_024);
+        assert_eq!(exos.rotation_rate, Some(7200));
+        assert_eq!(
+            (exos.available, exos.enabled, exos.passed),
+            (Some(true), Some(true), Some(true))
+        );
+        assert_eq!((exos.logged_errors, exos.self_tests), (Some(0), Some(0)));
+        assert_eq!(exos.exit_status, 0);
+        let ids: Vec<u8> = exos
+            .attributes
+            .iter()
+            .map(|attribute| attribute.id)
+            .collect();
+        assert_eq!(ids, [1, 3, 4, 5, 9, 12, 190]);
+
+        let nvme = facts.by_serial("NVME0001").unwrap();
+        assert_eq!(
+            (nvme.protocol, nvme.critical_warning),
+            (Protocol::Nvme, Some(0))
+        );
+        assert_eq!(nvme.passed, Some(true));
+
+        let virtual_disk = facts
+            .disks
+            .iter()
+            .find(|disk| disk.protocol == Protocol::Scsi)
+            .unwrap();
+        assert_eq!(virtual_disk.model, "QEMU HARDDISK");
+        assert_eq!(
+            (virtual_disk.available, virtual_disk.passed),
+            (Some(false), None)
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        // The failed open was captured on a Firecracker machine with smartmontools 7.3.
+        let unreadable = r#"{"smartctl":{"argv":["smartctl","-a","-j","/dev/vda"],
+            "messages":[{"string":"/dev/vda: Unable to detect device type","severity":"error"}],"exit_status":1}}"#;
+        for (output, says) in [
+            (String::new(), "no output"),
+            ("[]end\n".to_owned(), "not the JSON"),
+            ("end\n".to_owned(), "any SCSI"),
+            (Q35[..Q35.len() - 100].to_owned(), "breaks off"),
+            (
+                unreadable.to_owned() + "\nend\n",
+                "/dev/vda: exit status 1: /dev/vda: Unable to detect",
+            ),
+            (Q35.replace("\"ATA\"", "\"MMC\""), "`MMC`"),
+            (
+                Q35.replace("\"nvme_smart_health_information_log\"", "\"x\""),
+                "nvme_smart_health_information_log",
+            ),
+            (
+                Q35.replace("\"smart_support\"", "\"x\""),
+                "`smart_support` of /dev/sdb",
+            ),
+        ] {
+            let error = parse(&output).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
 }

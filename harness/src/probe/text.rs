@@ -134,6 +134,25 @@ pub(crate) fn optional(field: &str) -> Option<String> {
     (field != "-").then(|| field.to_owned())
 }
 
+/// Runs a probe's script with another folder in place of `/`, where it looks below `/sys`; programs in
+/// its `bin` come first.
+#[cfg(test)]
+pub(super) fn run_on_a_fake_root(shell: &str, script: &str, root: &std::path::Path) -> String {
+    let script = script.replace("/sys/", &format!("{}/sys/", root.display()));
+    let path = format!("{}/bin:{}", root.display(), std::env::var("PATH").unwrap());
+    let output = std::process::Command::new(shell)
+        .args(["-c", &script])
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

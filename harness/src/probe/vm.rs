@@ -156,3 +156,54 @@ fn is_key(text: &str) -> bool {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_are_kept_apart_and_what_does_not_parse_is_kept() {
+        // Written by hand after what Proxmox VE 9 writes.
+        let output = "status\tstatus: stopped
+config\t# NAS
+config\tbios: ovmf
+config\thostpci0: 0000:00:1f.2,pcie=1
+config\thostpci0 0000:00:1f.2
+config\t
+config\t[PENDING]
+config\tmemory: 4096
+config\t[before]
+config\thostpci0: 0000:00:1f.3
+end
+";
+        let facts = parse(100, output).unwrap();
+        assert_eq!(facts.status, "stopped");
+        assert_eq!(facts.config.value("hostpci0"), Some("0000:00:1f.2,pcie=1"));
+        assert_eq!(facts.config.other, ["# NAS", "hostpci0 0000:00:1f.2"]);
+        let names: Vec<_> = facts
+            .sections
+            .iter()
+            .map(|section| section.name.as_deref())
+            .collect();
+        assert_eq!(names, [Some("PENDING"), Some("before")]);
+        assert_eq!(facts.sections[0].value("memory"), Some("4096"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for (output, says) in [
+            ("", "no output"),
+            ("status\tstatus: running\n", "breaks off"),
+            ("config\tmemory: 1\nend\n", "qm status"),
+            (
+                "status\tConfiguration file does not exist\nend\n",
+                "`status: `",
+            ),
+            ("status\tstatus: \nend\n", "`status: `"),
+            ("state\trunning\nend\n", "`state`"),
+        ] {
+            let error = parse(100, output).unwrap_err().to_string();
+            assert!(error.contains(says), "{output:?}: {error}");
+        }
+    }
+}
