@@ -66,13 +66,26 @@ pub struct ImageSet {
 /// Makes sure that all three images are there and whole.
 pub fn ensure_all(cache: &Cache, observer: &dyn Observer, cancel: &Cancel) -> Result<ImageSet> {
     match ensure(cache, &ImageName::ALL, observer, cancel)? {
-        Images { toolbox, proxmox: Some(proxmox), truenas: Some(truenas) } => Ok(ImageSet { toolbox, proxmox, truenas }),
+        Images {
+            toolbox,
+            proxmox: Some(proxmox),
+            truenas: Some(truenas),
+        } => Ok(ImageSet {
+            toolbox,
+            proxmox,
+            truenas,
+        }),
         _ => Err(Error::Cancelled),
     }
 }
 
 /// Makes sure that the toolbox and these images are there and whole; what is not is built.
-pub fn ensure(cache: &Cache, which: &[ImageName], observer: &dyn Observer, cancel: &Cancel) -> Result<Images> {
+pub fn ensure(
+    cache: &Cache,
+    which: &[ImageName],
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Images> {
     // The first failure stops the rest, without stopping what else the caller's own `cancel` is for.
     let inner = Cancel::new();
     let _forward = {
@@ -80,7 +93,12 @@ pub fn ensure(cache: &Cache, which: &[ImageName], observer: &dyn Observer, cance
         cancel.on_cancel(move || inner.cancel())
     };
     let build = Build::new(cache, observer, inner);
-    cache.sweep(|path| build.host()?.privilege.remove(path, &cache.root().join("logs/sweep.log"), &build.cancel))?;
+    cache.sweep(|path| {
+        build
+            .host()?
+            .privilege
+            .remove(path, &cache.root().join("logs/sweep.log"), &build.cancel)
+    })?;
     std::thread::scope(|scope| {
         let toolbox = build.start(scope, Artifact::Toolbox, |build| build.toolbox());
         // ZFS takes longest by far, so it is not the last to start.
@@ -89,12 +107,24 @@ pub fn ensure(cache: &Cache, which: &[ImageName], observer: &dyn Observer, cance
             .then(|| build.start(scope, Artifact::TruenasLike, |build| build.truenas()));
         let proxmox = wanted(ImageName::ProxmoxLike)
             .then(|| build.start(scope, Artifact::ProxmoxLike, |build| build.proxmox()));
-        let results = (join(toolbox), proxmox.map(join).transpose(), truenas.map(join).transpose());
+        let results = (
+            join(toolbox),
+            proxmox.map(join).transpose(),
+            truenas.map(join).transpose(),
+        );
         match results {
-            (Ok(toolbox), Ok(proxmox), Ok(truenas)) => Ok(Images { toolbox, proxmox, truenas }),
+            (Ok(toolbox), Ok(proxmox), Ok(truenas)) => Ok(Images {
+                toolbox,
+                proxmox,
+                truenas,
+            }),
             (toolbox, proxmox, truenas) => {
-                let errors = [toolbox.err(), proxmox.err(), truenas.err()].into_iter().flatten();
-                Err(errors.reduce(|first, next| if first.is_cancelled() { next } else { first }).unwrap_or(Error::Cancelled))
+                let errors = [toolbox.err(), proxmox.err(), truenas.err()]
+                    .into_iter()
+                    .flatten();
+                Err(errors
+                    .reduce(|first, next| if first.is_cancelled() { next } else { first })
+                    .unwrap_or(Error::Cancelled))
             }
         }
     })
@@ -103,11 +133,15 @@ pub fn ensure(cache: &Cache, which: &[ImageName], observer: &dyn Observer, cance
 type Slot<T> = OnceLock<Result<T, Arc<Error>>>;
 
 fn once<T: Clone>(slot: &Slot<T>, make: impl FnOnce() -> Result<T>) -> Result<T> {
-    slot.get_or_init(|| make().map_err(Arc::new)).clone().map_err(Error::Shared)
+    slot.get_or_init(|| make().map_err(Arc::new))
+        .clone()
+        .map_err(Error::Shared)
 }
 
 fn join<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    handle
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 #[derive(Clone)]
@@ -143,7 +177,14 @@ struct Site<'a> {
 
 impl<'a> Build<'a> {
     fn new(cache: &'a Cache, observer: &'a dyn Observer, cancel: Cancel) -> Self {
-        Self { cache, observer, cancel, host: Slot::new(), toolbox: Slot::new(), programs: Slot::new() }
+        Self {
+            cache,
+            observer,
+            cancel,
+            host: Slot::new(),
+            toolbox: Slot::new(),
+            programs: Slot::new(),
+        }
     }
 
     fn start<'scope, T: Send + 'scope>(
@@ -168,7 +209,10 @@ impl<'a> Build<'a> {
             let privilege = Privilege::detect()?;
             let mmdebstrap = Mmdebstrap::find(self.cache, &self.cancel, &note)?;
             note(format!("building images as {privilege}"));
-            Ok(Host { privilege, mmdebstrap })
+            Ok(Host {
+                privilege,
+                mmdebstrap,
+            })
         })
     }
 
@@ -199,7 +243,9 @@ impl<'a> Build<'a> {
     }
 
     fn proxmox(&self) -> Result<DiskImage> {
-        self.disk(Artifact::ProxmoxLike, |recipe| Ok((self.tree(Artifact::ProxmoxTree, recipe, TREE)?, None)))
+        self.disk(Artifact::ProxmoxLike, |recipe| {
+            Ok((self.tree(Artifact::ProxmoxTree, recipe, TREE)?, None))
+        })
     }
 
     fn truenas(&self) -> Result<DiskImage> {
@@ -217,7 +263,11 @@ impl<'a> Build<'a> {
                 if tree.manifest.kernel == modules.manifest.kernel {
                     return Ok((tree, Some(modules)));
                 }
-                let older = if tree.manifest.built_at < modules.manifest.built_at { &tree } else { &modules };
+                let older = if tree.manifest.built_at < modules.manifest.built_at {
+                    &tree
+                } else {
+                    &modules
+                };
                 let manifest = older.dir.join(MANIFEST);
                 fs::remove_file(&manifest).map_err(Error::io("remove", manifest))?;
                 self.observer.event(BuildEvent::Note(format!(
@@ -226,7 +276,8 @@ impl<'a> Build<'a> {
                 )));
             }
             let kernel = |artifact, recipe: &Recipe| -> Result<String> {
-                let manifest = Manifest::read(&self.cache.entry_dir(artifact, &recipe.tree_key()?))?;
+                let manifest =
+                    Manifest::read(&self.cache.entry_dir(artifact, &recipe.tree_key()?))?;
                 Ok(manifest.kernel.unwrap_or_default())
             };
             Err(Error::KernelMoved {
@@ -238,15 +289,30 @@ impl<'a> Build<'a> {
 
     fn tree(&self, artifact: Artifact, recipe: &Recipe, file: &str) -> Result<Built> {
         self.obtain(artifact, &recipe.tree_key()?, |site| {
-            self.mmdebstrap(recipe, &site.content.join(file), site, artifact == Artifact::ZfsModule)
+            self.mmdebstrap(
+                recipe,
+                &site.content.join(file),
+                site,
+                artifact == Artifact::ZfsModule,
+            )
         })
         .inspect_err(|_| self.cancel.cancel())
     }
 
-    fn mmdebstrap(&self, recipe: &Recipe, target: &Path, site: &Site<'_>, nice: bool) -> Result<Facts> {
+    fn mmdebstrap(
+        &self,
+        recipe: &Recipe,
+        target: &Path,
+        site: &Site<'_>,
+        nice: bool,
+    ) -> Result<Facts> {
         let host = self.host()?;
-        let builder =
-            TreeBuilder { mmdebstrap: &host.mmdebstrap, privilege: host.privilege, cancel: &self.cancel, nice };
+        let builder = TreeBuilder {
+            mmdebstrap: &host.mmdebstrap,
+            privilege: host.privilege,
+            cancel: &self.cancel,
+            nice,
+        };
         builder.build(recipe, site.work, target, site.log, site.line)
     }
 
@@ -286,16 +352,33 @@ impl<'a> Build<'a> {
                 recipe: &recipe,
                 tree: tree.dir.join(TREE),
                 modules: modules.as_ref().map(|built| built.dir.join(MODULES)),
-                programs: programs.iter().map(|(name, (path, _))| (name.clone(), path.clone())).collect(),
+                programs: programs
+                    .iter()
+                    .map(|(name, (path, _))| (name.clone(), path.clone()))
+                    .collect(),
             };
-            disk::build(&sources, &toolbox, site.work, site.content, site.log, &self.cancel, site.line)?;
-            let mut made_of: BTreeMap<_, _> =
-                programs.iter().map(|(name, (_, digest))| (name.clone(), digest.clone())).collect();
+            disk::build(
+                &sources,
+                &toolbox,
+                site.work,
+                site.content,
+                site.log,
+                &self.cancel,
+                site.line,
+            )?;
+            let mut made_of: BTreeMap<_, _> = programs
+                .iter()
+                .map(|(name, (_, digest))| (name.clone(), digest.clone()))
+                .collect();
             for part in [Some(&tree), modules.as_ref()].into_iter().flatten() {
                 made_of.insert(part.manifest.name.clone(), part.manifest.digest.clone());
             }
             made_of.insert(Artifact::Toolbox.to_string(), toolbox.digest().to_owned());
-            Ok(Facts { kernel: tree.manifest.kernel, sources: made_of, packages: tree.manifest.packages })
+            Ok(Facts {
+                kernel: tree.manifest.kernel,
+                sources: made_of,
+                packages: tree.manifest.packages,
+            })
         })?;
         Ok(DiskImage {
             path: built.dir.join(DISK),
@@ -308,22 +391,37 @@ impl<'a> Build<'a> {
 
     /// Whether the disk that the programs as they are now would give is there.
     fn has_disk(&self, artifact: Artifact, recipe: &Recipe) -> Result<bool> {
-        let dir = self.cache.entry_dir(Artifact::GuestPrograms, &guest_programs::key()?);
+        let dir = self
+            .cache
+            .entry_dir(Artifact::GuestPrograms, &guest_programs::key()?);
         if !dir.join(MANIFEST).exists() {
             return Ok(false);
         }
         let key = disk_key(recipe, &guest_programs::digests(&dir, &self.cancel)?)?;
-        Ok(Manifest::read_whole(&self.cache.entry_dir(artifact, &key), &key, &self.cancel)?.is_ok())
+        Ok(
+            Manifest::read_whole(&self.cache.entry_dir(artifact, &key), &key, &self.cancel)?
+                .is_ok(),
+        )
     }
 
     /// The artifact with this key: the one in the cache if it is whole, else what `make` makes.
-    fn obtain(&self, artifact: Artifact, key: &str, make: impl FnOnce(&Site<'_>) -> Result<Facts>) -> Result<Built> {
+    fn obtain(
+        &self,
+        artifact: Artifact,
+        key: &str,
+        make: impl FnOnce(&Site<'_>) -> Result<Facts>,
+    ) -> Result<Built> {
         self.cancel.check()?;
         let start = Instant::now();
         let dir = self.cache.entry_dir(artifact, key);
         let finished = |manifest: &Manifest, cached| {
             let (bytes, elapsed) = (manifest.bytes, start.elapsed());
-            self.observer.event(BuildEvent::Finished { artifact, bytes, elapsed, cached });
+            self.observer.event(BuildEvent::Finished {
+                artifact,
+                bytes,
+                elapsed,
+                cached,
+            });
         };
         let look = || Manifest::read_whole(&dir, key, &self.cancel);
         if let Ok(manifest) = look()? {
@@ -331,7 +429,9 @@ impl<'a> Build<'a> {
             return Ok(Built { dir, manifest });
         }
         let waiting = || self.observer.event(BuildEvent::Waiting(artifact));
-        let _lock = self.cache.lock(&format!("{artifact}-{key}"), &self.cancel, waiting)?;
+        let _lock = self
+            .cache
+            .lock(&format!("{artifact}-{key}"), &self.cancel, waiting)?;
         let reason = match look()? {
             Ok(manifest) => {
                 finished(&manifest, true);
@@ -340,18 +440,35 @@ impl<'a> Build<'a> {
             Err(reason) => reason,
         };
         self.check_space(artifact)?;
-        self.observer.event(BuildEvent::Started { artifact, reason });
+        self.observer
+            .event(BuildEvent::Started { artifact, reason });
         let work = self.cache.work_dir(&artifact.to_string())?;
         let content = work.path().join("content");
         fs::create_dir(&content).map_err(Error::io("make the folder", &content))?;
         let log = self.cache.log(artifact);
         drop(fs::remove_file(&log));
-        let line = |line: &str| self.observer.event(BuildEvent::Line { artifact, line: line.to_owned() });
-        let facts = make(&Site { work: work.path(), content: &content, log: &log, line: &line })?;
+        let line = |line: &str| {
+            self.observer.event(BuildEvent::Line {
+                artifact,
+                line: line.to_owned(),
+            })
+        };
+        let facts = make(&Site {
+            work: work.path(),
+            content: &content,
+            log: &log,
+            line: &line,
+        })?;
         self.cancel.check()?;
         let seconds = start.elapsed().as_secs_f64();
-        let manifest =
-            Manifest::seal(&content, artifact.to_string(), key.to_owned(), facts, seconds, &self.cancel)?;
+        let manifest = Manifest::seal(
+            &content,
+            artifact.to_string(),
+            key.to_owned(),
+            facts,
+            seconds,
+            &self.cancel,
+        )?;
         if dir.exists() {
             let old = work.path().join("old");
             fs::rename(&dir, &old).map_err(Error::io("move away", &dir))?;
@@ -368,12 +485,19 @@ impl<'a> Build<'a> {
         let needed_mib = match artifact {
             Artifact::GuestPrograms => 200,
             Artifact::Toolbox => 800,
-            Artifact::ProxmoxTree | Artifact::TruenasTree | Artifact::ProxmoxLike | Artifact::TruenasLike => 2000,
+            Artifact::ProxmoxTree
+            | Artifact::TruenasTree
+            | Artifact::ProxmoxLike
+            | Artifact::TruenasLike => 2000,
             Artifact::ZfsModule => 1500,
         };
         let free_mib = self.cache.free_space()? >> 20;
         if free_mib < needed_mib {
-            return Err(Error::NoSpace { path: self.cache.root().to_owned(), free_mib, needed_mib });
+            return Err(Error::NoSpace {
+                path: self.cache.root().to_owned(),
+                free_mib,
+                needed_mib,
+            });
         }
         Ok(())
     }
@@ -387,7 +511,10 @@ pub(crate) fn disk_key(recipe: &Recipe, programs: &Programs) -> Result<String> {
             sources.insert(modules.clone(), Recipe::load(modules)?.tree_key()?);
         }
         for name in disk.programs.keys() {
-            let digest = programs.get(name).map(|(_, digest)| digest.clone()).unwrap_or_default();
+            let digest = programs
+                .get(name)
+                .map(|(_, digest)| digest.clone())
+                .unwrap_or_default();
             sources.insert(name.clone(), digest);
         }
     }

@@ -20,7 +20,11 @@ pub struct Cache {
 impl Cache {
     /// Opens the cache in `dir`, else in `$LAB_CACHE`, else in the user's cache folder.
     pub fn open(dir: Option<PathBuf>) -> Result<Self> {
-        let from_environment = || std::env::var_os("LAB_CACHE").filter(|value| !value.is_empty()).map(PathBuf::from);
+        let from_environment = || {
+            std::env::var_os("LAB_CACHE")
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         let root = dir
             .or_else(from_environment)
             .or_else(|| dirs::cache_dir().map(|cache| cache.join(FOLDER)))
@@ -101,7 +105,10 @@ impl Cache {
             cancel.on_cancel(move || drop(sender.send(Err(Error::Cancelled))))
         };
         std::thread::spawn(move || {
-            let result = file.lock().map(|()| Lock(file)).map_err(Error::io("lock", path));
+            let result = file
+                .lock()
+                .map(|()| Lock(file))
+                .map_err(Error::io("lock", path));
             drop(sender.send(result));
         });
         receiver.recv().unwrap_or(Err(Error::Cancelled))
@@ -110,7 +117,10 @@ impl Cache {
     /// Whether somebody has the lock of this name now.
     pub(crate) fn is_locked(&self, name: &str) -> bool {
         let path = self.locks().join(format!("{name}.lock"));
-        File::options().write(true).open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+        File::options()
+            .write(true)
+            .open(path)
+            .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
     /// A folder to build in, removed when dropped, and by the next build if this one dies.
@@ -182,12 +192,18 @@ mod tests {
     #[test]
     fn the_second_builder_says_so_and_waits() {
         let (_dir, cache) = cache();
-        let first = cache.lock("toolbox", &Cancel::new(), || panic!("nobody else is there")).unwrap();
+        let first = cache
+            .lock("toolbox", &Cancel::new(), || panic!("nobody else is there"))
+            .unwrap();
         assert!(cache.is_locked("toolbox"));
         let (said, heard) = mpsc::channel();
         let second = {
             let cache = cache.clone();
-            std::thread::spawn(move || cache.lock("toolbox", &Cancel::new(), || said.send(()).unwrap()).map(drop))
+            std::thread::spawn(move || {
+                cache
+                    .lock("toolbox", &Cancel::new(), || said.send(()).unwrap())
+                    .map(drop)
+            })
         };
         heard.recv().unwrap();
         drop(first);
@@ -211,7 +227,9 @@ mod tests {
         let living = cache.work_dir("toolbox").unwrap();
         let dead = cache.tmp().join("proxmox-like-old");
         fs::create_dir_all(dead.join("tree")).unwrap();
-        cache.sweep(|path| panic!("{} could be removed", path.display())).unwrap();
+        cache
+            .sweep(|path| panic!("{} could be removed", path.display()))
+            .unwrap();
         assert!(living.path().exists());
         assert!(!dead.exists());
     }

@@ -42,7 +42,11 @@ impl Cancel {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+        if self.is_cancelled() {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
     }
 
     /// Runs `hook` when the build is stopped, at once if it already is; forgotten when the guard is dropped.
@@ -51,12 +55,18 @@ impl Cancel {
         if state.cancelled {
             drop(state);
             hook();
-            return CancelGuard { cancel: self.clone(), id: u64::MAX };
+            return CancelGuard {
+                cancel: self.clone(),
+                id: u64::MAX,
+            };
         }
         let id = state.next;
         state.next += 1;
         state.hooks.insert(id, Box::new(hook));
-        CancelGuard { cancel: self.clone(), id }
+        CancelGuard {
+            cancel: self.clone(),
+            id,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -39,8 +39,14 @@ impl KeyHasher {
 pub(crate) fn folder_digest(root: &Path, cancel: &Cancel) -> Result<String> {
     let mut hasher = KeyHasher::default();
     for (path, meta) in walk(root)? {
-        let name = path.strip_prefix(root).unwrap_or(&path).as_os_str().as_bytes();
-        hasher.add("path", name).add("mode", meta.permissions().mode().to_le_bytes());
+        let name = path
+            .strip_prefix(root)
+            .unwrap_or(&path)
+            .as_os_str()
+            .as_bytes();
+        hasher
+            .add("path", name)
+            .add("mode", meta.permissions().mode().to_le_bytes());
         if meta.is_symlink() {
             let target = fs::read_link(&path).map_err(Error::io("read the link", &path))?;
             hasher.add("link", target.as_os_str().as_bytes());
@@ -73,7 +79,10 @@ pub(crate) fn file_digest(path: &Path, cancel: &Cancel) -> Result<String> {
             .map_err(|errno| Error::io("read", path)(errno.into()))?;
         let mut filled = 0;
         while filled < chunk.len() {
-            match file.read(&mut chunk[filled..]).map_err(Error::io("read", path))? {
+            match file
+                .read(&mut chunk[filled..])
+                .map_err(Error::io("read", path))?
+            {
                 0 => break,
                 count => filled += count,
             }
@@ -94,16 +103,27 @@ pub(crate) fn folder_stamp(root: &Path) -> Result<String> {
         if meta.is_dir() {
             continue;
         }
-        let name = path.strip_prefix(root).unwrap_or(&path).as_os_str().as_bytes();
-        hasher.add("path", name).add("size", meta.len().to_le_bytes());
-        hasher.add("mtime", meta.mtime().to_le_bytes()).add("nanoseconds", meta.mtime_nsec().to_le_bytes());
+        let name = path
+            .strip_prefix(root)
+            .unwrap_or(&path)
+            .as_os_str()
+            .as_bytes();
+        hasher
+            .add("path", name)
+            .add("size", meta.len().to_le_bytes());
+        hasher
+            .add("mtime", meta.mtime().to_le_bytes())
+            .add("nanoseconds", meta.mtime_nsec().to_le_bytes());
     }
     Ok(hasher.finish())
 }
 
 /// What the folder takes on disk, in bytes.
 pub(crate) fn folder_bytes(root: &Path) -> Result<u64> {
-    Ok(walk(root)?.iter().map(|(_, meta)| meta.blocks() * 512).sum())
+    Ok(walk(root)?
+        .iter()
+        .map(|(_, meta)| meta.blocks() * 512)
+        .sum())
 }
 
 fn walk(root: &Path) -> Result<Vec<(PathBuf, Metadata)>> {
@@ -113,7 +133,9 @@ fn walk(root: &Path) -> Result<Vec<(PathBuf, Metadata)>> {
         if entry.depth() == 1 && entry.file_name() == MANIFEST {
             continue;
         }
-        let meta = entry.metadata().map_err(|error| Error::io("read", entry.path())(error.into()))?;
+        let meta = entry
+            .metadata()
+            .map_err(|error| Error::io("read", entry.path())(error.into()))?;
         entries.push((entry.into_path(), meta));
     }
     Ok(entries)
@@ -153,8 +175,14 @@ mod tests {
             file.set_len(length).unwrap();
             file_digest(&path, &Cancel::new()).unwrap()
         };
-        assert_eq!(write("sparse", true, 9 << 20), write("full", false, 9 << 20));
-        assert_ne!(write("sparse", true, 9 << 20), write("longer", true, 10 << 20));
+        assert_eq!(
+            write("sparse", true, 9 << 20),
+            write("full", false, 9 << 20)
+        );
+        assert_ne!(
+            write("sparse", true, 9 << 20),
+            write("longer", true, 10 << 20)
+        );
     }
 
     #[test]

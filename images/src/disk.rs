@@ -27,8 +27,22 @@ const CODE_BYTES: usize = 440;
 
 /// What GRUB needs until it reads the rest from `/boot/grub/i386-pc`.
 const GRUB_MODULES: &[&str] = &[
-    "biosdisk", "part_msdos", "ext2", "normal", "configfile", "linux", "echo", "search", "search_fs_uuid", "serial",
-    "terminal", "test", "gzio", "minicmd", "loadenv", "all_video",
+    "biosdisk",
+    "part_msdos",
+    "ext2",
+    "normal",
+    "configfile",
+    "linux",
+    "echo",
+    "search",
+    "search_fs_uuid",
+    "serial",
+    "terminal",
+    "test",
+    "gzio",
+    "minicmd",
+    "loadenv",
+    "all_video",
 ];
 
 /// GRUB's files in a tree.
@@ -53,7 +67,10 @@ pub(crate) fn build(
     line: &dyn Fn(&str),
 ) -> Result<()> {
     let recipe = sources.recipe;
-    let unusable = |reason: String| Error::Recipe { path: recipe.dir.join("recipe.toml"), reason };
+    let unusable = |reason: String| Error::Recipe {
+        path: recipe.dir.join("recipe.toml"),
+        reason,
+    };
     let Some(disk) = &recipe.disk else {
         return Err(unusable("it describes no disk".to_owned()));
     };
@@ -61,18 +78,28 @@ pub(crate) fn build(
     fs::create_dir(&grub).map_err(Error::io("make the folder", &grub))?;
     merge::extract_flat(&sources.tree, GRUB_FOLDER, &grub)?;
     let core = work.join("core.img");
-    let modules: Vec<_> = GRUB_MODULES.iter().filter(|name| grub.join(format!("{name}.mod")).exists()).collect();
+    let modules: Vec<_> = GRUB_MODULES
+        .iter()
+        .filter(|name| grub.join(format!("{name}.mod")).exists())
+        .collect();
     job(toolbox, "grub-mkimage", "usr/bin/grub-mkimage")
         .arg("--directory")
         .arg(&grub)
-        .args(["--format=i386-pc", "--prefix=(hd0,msdos1)/boot/grub", "--output"])
+        .args([
+            "--format=i386-pc",
+            "--prefix=(hd0,msdos1)/boot/grub",
+            "--output",
+        ])
         .arg(&core)
         .args(modules)
         .run(log, cancel, line)?;
 
     let mut overlay = Overlay::from_folder(&recipe.dir.join(&disk.files))?;
     for (name, target) in &disk.programs {
-        let from = sources.programs.get(name).ok_or_else(|| unusable(format!("`{name}` is no guest program")))?;
+        let from = sources
+            .programs
+            .get(name)
+            .ok_or_else(|| unusable(format!("`{name}` is no guest program")))?;
         overlay.add_program(target, from.clone());
     }
     for unit in &disk.mask {
@@ -80,10 +107,17 @@ pub(crate) fn build(
     }
     // Newer than /usr, they tell systemd that nothing was updated offline; else the first boot redoes its caches.
     for folder in ["etc", "var"] {
-        overlay.add_text(&format!("{folder}/.updated"), format!("TIMESTAMP_NSEC={EPOCH}000000000\n"));
+        overlay.add_text(
+            &format!("{folder}/.updated"),
+            format!("TIMESTAMP_NSEC={EPOCH}000000000\n"),
+        );
     }
     let archive = work.join("merged.tar");
-    let from: Vec<&Path> = [Some(&sources.tree), sources.modules.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
+    let from: Vec<&Path> = [Some(&sources.tree), sources.modules.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path)
+        .collect();
     merge::write(&archive, &from, &overlay, &recipe.tree.leave_out)?;
     cancel.check()?;
 
@@ -108,9 +142,12 @@ pub(crate) fn build(
         .run(log, cancel, line)?;
 
     let read = |path: &Path| fs::read(path).map_err(Error::io("read", path));
-    let boot = boot_sectors(&read(&grub.join("boot.img"))?, &read(&core)?, bytes).map_err(unusable)?;
-    file.write_all_at(&boot, 0).map_err(Error::io("write", &path))?;
-    file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(Error::io("write", &path))?;
+    let boot =
+        boot_sectors(&read(&grub.join("boot.img"))?, &read(&core)?, bytes).map_err(unusable)?;
+    file.write_all_at(&boot, 0)
+        .map_err(Error::io("write", &path))?;
+    file.set_permissions(fs::Permissions::from_mode(0o444))
+        .map_err(Error::io("write", &path))?;
     Ok(())
 }
 
@@ -123,10 +160,16 @@ fn job(toolbox: &Toolbox, what: &str, program: &str) -> Job {
 fn boot_sectors(boot: &[u8], core: &[u8], disk_bytes: u64) -> Result<Vec<u8>, String> {
     let room = ((FIRST_SECTOR - 1) * SECTOR) as usize;
     if core.len() > room {
-        return Err(format!("GRUB's core image has {} bytes, and there is room for {room}", core.len()));
+        return Err(format!(
+            "GRUB's core image has {} bytes, and there is room for {room}",
+            core.len()
+        ));
     }
     if boot.len() != SECTOR as usize {
-        return Err(format!("GRUB's boot.img has {} bytes in place of {SECTOR}", boot.len()));
+        return Err(format!(
+            "GRUB's boot.img has {} bytes in place of {SECTOR}",
+            boot.len()
+        ));
     }
     let sectors = u32::try_from(disk_bytes / SECTOR - FIRST_SECTOR)
         .map_err(|_| "the disk is too large for its partition table".to_owned())?;
@@ -163,8 +206,20 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let boot = [0; 512];
-        assert!(boot_sectors(&boot, &vec![0; 2047 * 512 + 1], 64 << 20).unwrap_err().contains("room"));
-        assert!(boot_sectors(&boot[..440], b"", 64 << 20).unwrap_err().contains("boot.img"));
-        assert!(boot_sectors(&boot, b"", 4 << 40).unwrap_err().contains("too large"));
+        assert!(
+            boot_sectors(&boot, &vec![0; 2047 * 512 + 1], 64 << 20)
+                .unwrap_err()
+                .contains("room")
+        );
+        assert!(
+            boot_sectors(&boot[..440], b"", 64 << 20)
+                .unwrap_err()
+                .contains("boot.img")
+        );
+        assert!(
+            boot_sectors(&boot, b"", 4 << 40)
+                .unwrap_err()
+                .contains("too large")
+        );
     }
 }

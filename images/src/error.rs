@@ -21,7 +21,9 @@ pub enum Error {
     },
 
     /// There is no home folder to put the cache in.
-    #[error("no place for the image cache: neither LAB_CACHE, XDG_CACHE_HOME nor HOME is set; set LAB_CACHE to a folder")]
+    #[error(
+        "no place for the image cache: neither LAB_CACHE, XDG_CACHE_HOME nor HOME is set; set LAB_CACHE to a folder"
+    )]
     NoCacheFolder,
 
     /// The file system that holds the cache is full, or nearly so.
@@ -59,14 +61,18 @@ pub enum Error {
     },
 
     /// mmdebstrap could not be fetched.
-    #[error("mmdebstrap is not installed and could not be fetched with apt: {reason}\nnext: sudo apt-get update && sudo apt-get install mmdebstrap")]
+    #[error(
+        "mmdebstrap is not installed and could not be fetched with apt: {reason}\nnext: sudo apt-get update && sudo apt-get install mmdebstrap"
+    )]
     NoMmdebstrap {
         /// apt's own words.
         reason: String,
     },
 
     /// The mirror does not answer.
-    #[error("cannot reach the Debian mirror ({reason}); check the network and the proxy settings (http_proxy), or name a mirror with LAB_DEBIAN_MIRROR=URL")]
+    #[error(
+        "cannot reach the Debian mirror ({reason}); check the network and the proxy settings (http_proxy), or name a mirror with LAB_DEBIAN_MIRROR=URL"
+    )]
     Network {
         /// apt's own words.
         reason: String,
@@ -144,9 +150,16 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 
     /// Whether the build was stopped from outside, rather than having failed.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use strum::{Display, EnumIter, EnumString};
 
 /// The images that a lab needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, EnumIter)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, EnumIter,
+)]
 #[strum(serialize_all = "kebab-case")]
 pub enum ImageName {
     /// QEMU and the image makers.
@@ -31,7 +33,9 @@ impl ImageName {
 }
 
 /// Everything that is built and cached: the images, and what they are made from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, EnumIter)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, EnumIter,
+)]
 #[strum(serialize_all = "kebab-case")]
 pub enum Artifact {
     /// QEMU and the image makers.

@@ -28,14 +28,23 @@ pub(crate) fn key() -> Result<String> {
     for program in PROGRAMS {
         for part in ["Cargo.toml", "src"] {
             hasher.add("program", program);
-            add_files(&mut hasher, &checkout_dir().join("images").join(program).join(part))?;
+            add_files(
+                &mut hasher,
+                &checkout_dir().join("images").join(program).join(part),
+            )?;
         }
     }
     Ok(short(hasher))
 }
 
 /// Builds all programs into `content`.
-pub(crate) fn build(cache: &Cache, content: &Path, log: &Path, cancel: &Cancel, line: &dyn Fn(&str)) -> Result<()> {
+pub(crate) fn build(
+    cache: &Cache,
+    content: &Path,
+    log: &Path,
+    cancel: &Cancel,
+    line: &dyn Fn(&str),
+) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let home = std::env::var("CARGO_HOME")
         .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
@@ -46,7 +55,15 @@ pub(crate) fn build(cache: &Cache, content: &Path, log: &Path, cancel: &Cancel, 
         format!("--remap-path-prefix={home}=/cargo"),
     ];
     let mut job = Job::new("cargo build of the guest programs", cargo)
-        .args(["build", "--locked", "--profile", PROFILE, "--target", TARGET, "--target-dir"])
+        .args([
+            "build",
+            "--locked",
+            "--profile",
+            PROFILE,
+            "--target",
+            TARGET,
+            "--target-dir",
+        ])
         .arg(cache.cargo_target())
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env_remove("RUSTFLAGS")
@@ -58,10 +75,17 @@ pub(crate) fn build(cache: &Cache, content: &Path, log: &Path, cancel: &Cancel, 
     }
     job.run(log, cancel, line)?;
     for program in PROGRAMS {
-        let from = cache.cargo_target().join(TARGET).join(PROFILE).join(program);
+        let from = cache
+            .cargo_target()
+            .join(TARGET)
+            .join(PROFILE)
+            .join(program);
         let bytes = fs::read(&from).map_err(Error::io("read", &from))?;
         if let Some(reason) = not_static(&bytes) {
-            return Err(Error::Unusable { what: format!("the guest program `{program}`"), reason });
+            return Err(Error::Unusable {
+                what: format!("the guest program `{program}`"),
+                reason,
+            });
         }
         let to = content.join(program);
         fs::copy(&from, &to).map_err(Error::io("write", &to))?;
@@ -86,16 +110,25 @@ fn not_static(bytes: &[u8]) -> Option<String> {
     const INTERPRETER: u32 = 3;
     let number = |offset: usize, length: usize| -> Option<u64> {
         let bytes = bytes.get(offset..offset.checked_add(length)?)?;
-        Some(bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+        )
     };
     if bytes.get(..5) != Some(b"\x7fELF\x02") || number(18, 2) != Some(62) {
         return Some("it is not a 64-bit x86 program".to_owned());
     }
-    let (Some(table), Some(size), Some(count)) = (number(32, 8), number(54, 2), number(56, 2)) else {
+    let (Some(table), Some(size), Some(count)) = (number(32, 8), number(54, 2), number(56, 2))
+    else {
         return Some("its ELF header is cut off".to_owned());
     };
     for index in 0..count {
-        let Some(kind) = usize::try_from(table + index * size).ok().and_then(|offset| number(offset, 4)) else {
+        let Some(kind) = usize::try_from(table + index * size)
+            .ok()
+            .and_then(|offset| number(offset, 4))
+        else {
             return Some("its program headers are cut off".to_owned());
         };
         if kind == u64::from(INTERPRETER) {
@@ -112,7 +145,10 @@ mod tests {
     #[test]
     fn this_very_program_is_dynamic_and_text_is_no_program() {
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
-        assert_eq!(not_static(&own).as_deref(), Some("it is linked dynamically"));
+        assert_eq!(
+            not_static(&own).as_deref(),
+            Some("it is linked dynamically")
+        );
         assert!(not_static(b"#!/bin/sh\n").unwrap().contains("not a 64-bit"));
         assert!(not_static(&own[..60]).unwrap().contains("cut off"));
     }

@@ -65,12 +65,16 @@ pub enum State {
 pub fn status(cache: &Cache, image: ImageName) -> Result<State> {
     let artifact = image.artifact();
     let Some(key) = current_keys(cache)?.remove(&artifact) else {
-        return Ok(State::Missing("the guest programs are not built yet".to_owned()));
+        return Ok(State::Missing(
+            "the guest programs are not built yet".to_owned(),
+        ));
     };
-    Ok(match Manifest::read_whole(&cache.entry_dir(artifact, &key), &key, &Cancel::new())? {
-        Ok(manifest) => State::Ready(Box::new(manifest)),
-        Err(reason) => State::Missing(reason),
-    })
+    Ok(
+        match Manifest::read_whole(&cache.entry_dir(artifact, &key), &key, &Cancel::new())? {
+            Ok(manifest) => State::Ready(Box::new(manifest)),
+            Err(reason) => State::Missing(reason),
+        },
+    )
 }
 
 /// Everything in the cache.
@@ -79,26 +83,46 @@ pub fn list(cache: &Cache) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for artifact in Artifact::iter() {
         for dir in folders(&cache.artifact_dir(artifact))? {
-            let key = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let key = dir
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
             let bytes = folder_bytes(&dir)?;
             let current = current.get(&artifact) == Some(&key);
-            entries.push(Entry { artifact, key, bytes, current, manifest: Manifest::read(&dir).ok(), dir });
+            entries.push(Entry {
+                artifact,
+                key,
+                bytes,
+                current,
+                manifest: Manifest::read(&dir).ok(),
+                dir,
+            });
         }
     }
     Ok(entries)
 }
 
 /// Reads everything in the cache and compares it with what was built; `heard` is told each verdict as it falls.
-pub fn verify(cache: &Cache, cancel: &Cancel, heard: &mut dyn FnMut(&Verdict)) -> Result<Vec<Verdict>> {
+pub fn verify(
+    cache: &Cache,
+    cancel: &Cancel,
+    heard: &mut dyn FnMut(&Verdict),
+) -> Result<Vec<Verdict>> {
     let mut verdicts = Vec::new();
     for entry in list(cache)? {
         let problem = match &entry.manifest {
             None => Some("half-built: it has no manifest".to_owned()),
-            Some(manifest) if manifest.key != entry.key => Some("its manifest belongs to something else".to_owned()),
+            Some(manifest) if manifest.key != entry.key => {
+                Some("its manifest belongs to something else".to_owned())
+            }
             Some(manifest) => {
                 let digest = folder_digest(&entry.dir, cancel)?;
-                (digest != manifest.digest)
-                    .then(|| format!("damaged: its SHA-256 is {digest}, and {} was built", manifest.digest))
+                (digest != manifest.digest).then(|| {
+                    format!(
+                        "damaged: its SHA-256 is {digest}, and {} was built",
+                        manifest.digest
+                    )
+                })
             }
         };
         if problem.is_some() && entry.manifest.is_some() {
@@ -157,7 +181,10 @@ fn current_keys(cache: &Cache) -> Result<BTreeMap<Artifact, String>> {
                     keys.insert(artifact, disk_key(&recipe_of(artifact)?, digests)?);
                 }
             }
-            Artifact::Toolbox | Artifact::ProxmoxTree | Artifact::TruenasTree | Artifact::ZfsModule => {
+            Artifact::Toolbox
+            | Artifact::ProxmoxTree
+            | Artifact::TruenasTree
+            | Artifact::ZfsModule => {
                 keys.insert(artifact, recipe_of(artifact)?.tree_key()?);
             }
         }

@@ -59,8 +59,10 @@ impl Manifest {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
         let text = fs::read(&path).map_err(Error::io("read", &path))?;
-        serde_json::from_slice(&text)
-            .map_err(|error| Error::Unusable { what: path.display().to_string(), reason: error.to_string() })
+        serde_json::from_slice(&text).map_err(|error| Error::Unusable {
+            what: path.display().to_string(),
+            reason: error.to_string(),
+        })
     }
 
     /// Describes the finished content of `dir` and writes that into it.
@@ -91,7 +93,11 @@ impl Manifest {
 
     /// The manifest of `dir` if its content is, as far as sizes and times tell, what was built. Where only times differ, as
     /// after the cache was copied, the content is read once and the times are noted anew.
-    pub(crate) fn read_whole(dir: &Path, key: &str, cancel: &Cancel) -> Result<Result<Self, String>> {
+    pub(crate) fn read_whole(
+        dir: &Path,
+        key: &str,
+        cancel: &Cancel,
+    ) -> Result<Result<Self, String>> {
         if !dir.exists() {
             return Ok(Err("not built yet".to_owned()));
         }
@@ -115,11 +121,15 @@ impl Manifest {
 
     fn write(&self, dir: &Path) -> Result<()> {
         let path = dir.join(MANIFEST);
-        let text = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::Unusable { what: path.display().to_string(), reason: error.to_string() })?;
+        let text = serde_json::to_vec_pretty(self).map_err(|error| Error::Unusable {
+            what: path.display().to_string(),
+            reason: error.to_string(),
+        })?;
         let beside = tempfile::NamedTempFile::new_in(dir).map_err(Error::io("write in", dir))?;
         fs::write(beside.path(), text).map_err(Error::io("write", beside.path()))?;
-        beside.persist(&path).map_err(|error| Error::io("write", &path)(error.error))?;
+        beside
+            .persist(&path)
+            .map_err(|error| Error::io("write", &path)(error.error))?;
         Ok(())
     }
 }
@@ -129,9 +139,13 @@ pub(crate) fn parse_dpkg_status(text: &str) -> BTreeMap<String, String> {
     let mut packages = BTreeMap::new();
     for paragraph in text.split("\n\n") {
         let field = |name: &str| {
-            paragraph.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+            paragraph
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(str::trim)
         };
-        if let (Some(name), Some(version), Some(status)) = (field("Package"), field("Version"), field("Status"))
+        if let (Some(name), Some(version), Some(status)) =
+            (field("Package"), field("Version"), field("Status"))
             && status.ends_with(" installed")
         {
             packages.insert(name.to_owned(), version.to_owned());
@@ -145,7 +159,10 @@ pub(crate) fn parse_deb_names(text: &str) -> BTreeMap<String, String> {
     text.lines()
         .filter_map(|line| {
             let mut parts = line.trim().strip_suffix(".deb")?.splitn(3, '_');
-            Some((parts.next()?.to_owned(), parts.next()?.replace("%3a", ":").replace("%3A", ":")))
+            Some((
+                parts.next()?.to_owned(),
+                parts.next()?.replace("%3a", ":").replace("%3A", ":"),
+            ))
         })
         .collect()
 }
@@ -156,7 +173,15 @@ mod tests {
 
     fn sealed(dir: &Path) -> Manifest {
         fs::write(dir.join("disk.raw"), "content").unwrap();
-        Manifest::seal(dir, "toolbox".into(), "k".into(), Facts::default(), 1.25, &Cancel::new()).unwrap()
+        Manifest::seal(
+            dir,
+            "toolbox".into(),
+            "k".into(),
+            Facts::default(),
+            1.25,
+            &Cancel::new(),
+        )
+        .unwrap()
     }
 
     fn read(dir: &Path, key: &str) -> Result<Manifest, String> {
@@ -173,9 +198,17 @@ mod tests {
     #[test]
     fn damage_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(read(&dir.path().join("none"), "k").unwrap_err().contains("not built"));
+        assert!(
+            read(&dir.path().join("none"), "k")
+                .unwrap_err()
+                .contains("not built")
+        );
         sealed(dir.path());
-        assert!(read(dir.path(), "other").unwrap_err().contains("something else"));
+        assert!(
+            read(dir.path(), "other")
+                .unwrap_err()
+                .contains("something else")
+        );
         fs::write(dir.path().join("disk.raw"), "cut").unwrap();
         assert!(read(dir.path(), "k").unwrap_err().contains("damaged"));
         fs::write(dir.path().join(MANIFEST), "{").unwrap();
@@ -186,8 +219,12 @@ mod tests {
     fn a_copied_cache_is_read_once_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let manifest = sealed(dir.path());
-        let file = fs::File::options().write(true).open(dir.path().join("disk.raw")).unwrap();
-        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let file = fs::File::options()
+            .write(true)
+            .open(dir.path().join("disk.raw"))
+            .unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
         let noted = read(dir.path(), "k").unwrap();
         assert_ne!(noted.stamp, manifest.stamp);
         assert_eq!(read(dir.path(), "k"), Ok(noted));
@@ -196,8 +233,14 @@ mod tests {
     #[test]
     fn package_lists_are_parsed() {
         let status = "Package: bash\nStatus: install ok installed\nVersion: 5.2-1\n\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n\n";
-        assert_eq!(parse_dpkg_status(status), BTreeMap::from([("bash".to_owned(), "5.2-1".to_owned())]));
+        assert_eq!(
+            parse_dpkg_status(status),
+            BTreeMap::from([("bash".to_owned(), "5.2-1".to_owned())])
+        );
         let names = "qemu-utils_1%3a11.1.3+ds-1_amd64.deb\nlock\npartial\n";
-        assert_eq!(parse_deb_names(names), BTreeMap::from([("qemu-utils".to_owned(), "1:11.1.3+ds-1".to_owned())]));
+        assert_eq!(
+            parse_deb_names(names),
+            BTreeMap::from([("qemu-utils".to_owned(), "1:11.1.3+ds-1".to_owned())])
+        );
     }
 }

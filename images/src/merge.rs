@@ -45,16 +45,30 @@ impl Overlay {
                 let target = fs::read_link(path).map_err(Error::io("read the link", path))?;
                 overlay.0.insert(name.to_owned(), Node::Link(target));
             } else {
-                let meta = entry.metadata().map_err(|error| Error::io("read", path)(error.into()))?;
+                let meta = entry
+                    .metadata()
+                    .map_err(|error| Error::io("read", path)(error.into()))?;
                 let executable = meta.permissions().mode() & 0o100 != 0;
-                overlay.0.insert(name.to_owned(), Node::File { from: path.to_owned(), executable });
+                overlay.0.insert(
+                    name.to_owned(),
+                    Node::File {
+                        from: path.to_owned(),
+                        executable,
+                    },
+                );
             }
         }
         Ok(overlay)
     }
 
     pub(crate) fn add_program(&mut self, name: &str, from: PathBuf) {
-        self.add(name, Node::File { from, executable: true });
+        self.add(
+            name,
+            Node::File {
+                from,
+                executable: true,
+            },
+        );
     }
 
     pub(crate) fn add_text(&mut self, name: &str, text: impl Into<String>) {
@@ -67,7 +81,11 @@ impl Overlay {
 
     fn add(&mut self, name: &str, node: Node) {
         let path = PathBuf::from(name);
-        for folder in path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
+        for folder in path
+            .ancestors()
+            .skip(1)
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
             self.0.entry(folder.to_owned()).or_insert(Node::Folder);
         }
         self.0.insert(path, node);
@@ -75,14 +93,22 @@ impl Overlay {
 }
 
 /// Writes `target`: the archives in `from`, of which a later one wins, without what `leave_out` names, then the overlay.
-pub(crate) fn write(target: &Path, from: &[&Path], overlay: &Overlay, leave_out: &[String]) -> Result<()> {
+pub(crate) fn write(
+    target: &Path,
+    from: &[&Path],
+    overlay: &Overlay,
+    leave_out: &[String],
+) -> Result<()> {
     let file = File::create(target).map_err(Error::io("write", target))?;
     let mut builder = Builder::new(BufWriter::with_capacity(1 << 20, file));
     let mut later: Vec<PathBuf> = Vec::new();
     let mut folders: Vec<PathBuf> = Vec::new();
     // What comes later has to be known first.
     for archive in from.iter().skip(1) {
-        for entry in open(archive)?.entries().map_err(Error::io("read", *archive))? {
+        for entry in open(archive)?
+            .entries()
+            .map_err(Error::io("read", *archive))?
+        {
             let entry = entry.map_err(Error::io("read", *archive))?;
             if entry.header().entry_type() != EntryType::Directory {
                 later.push(clean(&entry.path().map_err(Error::io("read", *archive))?));
@@ -91,12 +117,18 @@ pub(crate) fn write(target: &Path, from: &[&Path], overlay: &Overlay, leave_out:
     }
     later.sort();
     for (index, archive) in from.iter().enumerate() {
-        for entry in open(archive)?.entries().map_err(Error::io("read", *archive))? {
+        for entry in open(archive)?
+            .entries()
+            .map_err(Error::io("read", *archive))?
+        {
             let mut entry = entry.map_err(Error::io("read", *archive))?;
             let path = clean(&entry.path().map_err(Error::io("read", *archive))?);
             let replaced = index == 0 && later.binary_search(&path).is_ok();
             let is_folder = entry.header().entry_type() == EntryType::Directory;
-            let covered = overlay.0.get(&path).is_some_and(|node| *node != Node::Folder);
+            let covered = overlay
+                .0
+                .get(&path)
+                .is_some_and(|node| *node != Node::Folder);
             if replaced || covered || is_left_out(&path, leave_out) {
                 continue;
             }
@@ -123,7 +155,10 @@ pub(crate) fn write(target: &Path, from: &[&Path], overlay: &Overlay, leave_out:
 
 /// Copies the files below `folder` in an archive into `target`, flat.
 pub(crate) fn extract_flat(archive: &Path, folder: &str, target: &Path) -> Result<()> {
-    for entry in open(archive)?.entries().map_err(Error::io("read", archive))? {
+    for entry in open(archive)?
+        .entries()
+        .map_err(Error::io("read", archive))?
+    {
         let mut entry = entry.map_err(Error::io("read", archive))?;
         let path = clean(&entry.path().map_err(Error::io("read", archive))?);
         if entry.header().entry_type().is_file()
@@ -139,13 +174,18 @@ pub(crate) fn extract_flat(archive: &Path, folder: &str, target: &Path) -> Resul
 /// Unpacks an archive as the user who runs this, without what `leave_out` names.
 pub(crate) fn unpack(archive: &Path, leave_out: &[String], target: &Path) -> Result<()> {
     fs::create_dir(target).map_err(Error::io("make the folder", target))?;
-    for entry in open(archive)?.entries().map_err(Error::io("read", archive))? {
+    for entry in open(archive)?
+        .entries()
+        .map_err(Error::io("read", archive))?
+    {
         let mut entry = entry.map_err(Error::io("read", archive))?;
         let path = clean(&entry.path().map_err(Error::io("read", archive))?);
         if path.as_os_str().is_empty() || is_left_out(&path, leave_out) {
             continue;
         }
-        entry.unpack_in(target).map_err(Error::io("unpack", target.join(path)))?;
+        entry
+            .unpack_in(target)
+            .map_err(Error::io("unpack", target.join(path)))?;
     }
     Ok(())
 }
@@ -157,21 +197,33 @@ fn open(archive: &Path) -> Result<Archive<BufReader<File>>> {
 
 /// `./usr/bin/` as `usr/bin`.
 fn clean(path: &Path) -> PathBuf {
-    path.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect()
+    path.components()
+        .filter(|part| matches!(part, std::path::Component::Normal(_)))
+        .collect()
 }
 
 fn is_left_out(path: &Path, leave_out: &[String]) -> bool {
     let path = path.as_os_str().as_bytes();
-    leave_out.iter().any(|pattern| match pattern.strip_suffix('*') {
-        Some(prefix) => path.len() > prefix.len() && path.starts_with(prefix.as_bytes()),
-        None => path == pattern.as_bytes(),
-    })
+    leave_out
+        .iter()
+        .any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => path.len() > prefix.len() && path.starts_with(prefix.as_bytes()),
+            None => path == pattern.as_bytes(),
+        })
 }
 
-fn copy<R: Read, W: Write>(builder: &mut Builder<W>, entry: &mut tar::Entry<'_, R>, path: &Path) -> std::io::Result<()> {
+fn copy<R: Read, W: Write>(
+    builder: &mut Builder<W>,
+    entry: &mut tar::Entry<'_, R>,
+    path: &Path,
+) -> std::io::Result<()> {
     let mut header = entry.header().clone();
     // The root folder's own entry.
-    let path = if path.as_os_str().is_empty() { Path::new("./") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new("./")
+    } else {
+        path
+    };
     match entry.link_name()? {
         Some(target) if header.entry_type() == EntryType::Link => {
             builder.append_link(&mut header, path, clean(&target))
@@ -229,8 +281,15 @@ mod tests {
             let mode = entry.header().mode().unwrap();
             let mut text = String::new();
             entry.read_to_string(&mut text).unwrap();
-            let target = entry.link_name().unwrap().map(|target| format!(" -> {}", target.display()));
-            lines.push(format!("{path} {mode:o} {text}{}", target.unwrap_or_default()).trim_end().to_owned());
+            let target = entry
+                .link_name()
+                .unwrap()
+                .map(|target| format!(" -> {}", target.display()));
+            lines.push(
+                format!("{path} {mode:o} {text}{}", target.unwrap_or_default())
+                    .trim_end()
+                    .to_owned(),
+            );
         }
         lines.sort();
         lines
@@ -248,15 +307,32 @@ mod tests {
     fn later_wins_and_the_overlay_most() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        archive(&at("tree.tar"), &[("etc/a", "tree"), ("etc/b", "tree"), ("etc/c", "tree"), ("usr/share/doc/x/y", "")]);
-        archive(&at("modules.tar"), &[("etc/b", "modules"), ("etc/c", "modules")]);
+        archive(
+            &at("tree.tar"),
+            &[
+                ("etc/a", "tree"),
+                ("etc/b", "tree"),
+                ("etc/c", "tree"),
+                ("usr/share/doc/x/y", ""),
+            ],
+        );
+        archive(
+            &at("modules.tar"),
+            &[("etc/b", "modules"), ("etc/c", "modules")],
+        );
         fs::write(at("qm"), "program").unwrap();
         let mut overlay = Overlay::default();
         overlay.add_text("etc/c", "overlay");
         overlay.add_program("usr/sbin/qm", at("qm"));
         overlay.add_link("etc/systemd/system/x.timer", "/dev/null");
         let (tree, modules) = (at("tree.tar"), at("modules.tar"));
-        write(&at("out.tar"), &[&tree, &modules], &overlay, &["usr/share/doc/*".to_owned()]).unwrap();
+        write(
+            &at("out.tar"),
+            &[&tree, &modules],
+            &overlay,
+            &["usr/share/doc/*".to_owned()],
+        )
+        .unwrap();
         assert_eq!(
             listing(&at("out.tar")),
             [

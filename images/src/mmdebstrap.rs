@@ -11,8 +11,15 @@ use crate::error::{Error, Result};
 use crate::process::Job;
 
 /// Modules that mmdebstrap loads and `perl-base` does not have.
-const PERL_MODULES: &[&str] =
-    &["Pod::Usage", "File::Find", "Term::ANSIColor", "Math::BigInt", "Text::ParseWords", "Time::HiRes", "English"];
+const PERL_MODULES: &[&str] = &[
+    "Pod::Usage",
+    "File::Find",
+    "Term::ANSIColor",
+    "Math::BigInt",
+    "Text::ParseWords",
+    "Time::HiRes",
+    "English",
+];
 
 /// The keyring that mmdebstrap looks for by itself.
 const KEYRING: &str = "usr/share/keyrings/debian-archive-keyring.gpg";
@@ -51,18 +58,33 @@ impl Mmdebstrap {
             packages.push("debian-archive-keyring");
         }
         if packages.is_empty() {
-            return Ok(Self { program: "mmdebstrap".into(), private: None, keyring: None });
+            return Ok(Self {
+                program: "mmdebstrap".into(),
+                private: None,
+                keyring: None,
+            });
         }
 
-        let dir = cache.tools().join(format!("{}-{}", host_release(), packages.join("-")));
-        let _lock = cache.lock("tools", cancel, || note("another build is fetching mmdebstrap; waiting".to_owned()))?;
+        let dir = cache
+            .tools()
+            .join(format!("{}-{}", host_release(), packages.join("-")));
+        let _lock = cache.lock("tools", cancel, || {
+            note("another build is fetching mmdebstrap; waiting".to_owned())
+        })?;
         if !dir.exists() {
             let fetched = fetch(cache, &packages, &dir, cancel)?;
-            note(format!("not installed here, so fetched with apt and unpacked into the cache: {}", fetched.join(", ")));
+            note(format!(
+                "not installed here, so fetched with apt and unpacked into the cache: {}",
+                fetched.join(", ")
+            ));
         }
         let keyring = dir.join(KEYRING);
         Ok(Self {
-            program: if installed { "mmdebstrap".into() } else { dir.join("usr/bin/mmdebstrap") },
+            program: if installed {
+                "mmdebstrap".into()
+            } else {
+                dir.join("usr/bin/mmdebstrap")
+            },
             keyring: keyring.exists().then_some(keyring),
             private: Some(dir),
         })
@@ -89,7 +111,10 @@ impl Mmdebstrap {
             let libraries: Vec<_> = perl_folders(dir);
             if !libraries.is_empty() {
                 words.push(joined("PERL5LIB=", &libraries));
-                words.push(joined("LD_LIBRARY_PATH=", &[dir.join("usr/lib/x86_64-linux-gnu")]));
+                words.push(joined(
+                    "LD_LIBRARY_PATH=",
+                    &[dir.join("usr/lib/x86_64-linux-gnu")],
+                ));
             }
         }
         path.push(std::env::var_os("PATH").unwrap_or_default());
@@ -98,7 +123,14 @@ impl Mmdebstrap {
         let mut word = OsString::from("PATH=");
         word.push(path);
         words.push(word);
-        for name in ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"] {
+        for name in [
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+        ] {
             if let Some(value) = std::env::var_os(name) {
                 let mut word = OsString::from(format!("{name}="));
                 word.push(value);
@@ -111,7 +143,8 @@ impl Mmdebstrap {
 
 /// Whether a program of this name is on the PATH.
 pub(crate) fn in_path(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
 fn joined(name: &str, dirs: &[PathBuf]) -> OsString {
@@ -129,7 +162,11 @@ fn joined(name: &str, dirs: &[PathBuf]) -> OsString {
 fn perl_folders(dir: &Path) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for parent in ["usr/share/perl", "usr/lib/x86_64-linux-gnu/perl"] {
-        for entry in fs::read_dir(dir.join(parent)).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(dir.join(parent))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 folders.push(entry.path());
             }
@@ -154,7 +191,9 @@ fn perl_is_whole() -> bool {
 fn host_release() -> String {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let field = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         value.unwrap_or("unknown").trim_matches('"').to_owned()
     };
     format!("{}-{}", field("ID"), field("VERSION_ID"))
@@ -190,11 +229,16 @@ fn fetch(cache: &Cache, packages: &[&str], dir: &Path, cancel: &Cancel) -> Resul
             .map_err(failed)?;
         if !has_candidate("mmdebstrap", &options) {
             return Err(Error::NoMmdebstrap {
-                reason: "the host's apt sources do not have the package (on Ubuntu it is in `universe`)".to_owned(),
+                reason:
+                    "the host's apt sources do not have the package (on Ubuntu it is in `universe`)"
+                        .to_owned(),
             });
         }
     }
-    let mut names: Vec<String> = packages.iter().map(|package| (*package).to_owned()).collect();
+    let mut names: Vec<String> = packages
+        .iter()
+        .map(|package| (*package).to_owned())
+        .collect();
     if packages.contains(&"perl") {
         names.extend(perl_parts(&options));
     }
@@ -209,15 +253,26 @@ fn fetch(cache: &Cache, packages: &[&str], dir: &Path, cancel: &Cancel) -> Resul
 
     let unpacked = work.path().join("unpacked");
     let mut fetched = Vec::new();
-    for entry in fs::read_dir(work.path()).map_err(Error::io("read", work.path()))?.flatten() {
+    for entry in fs::read_dir(work.path())
+        .map_err(Error::io("read", work.path()))?
+        .flatten()
+    {
         let path = entry.path();
         if path.extension() != Some(OsStr::new("deb")) {
             continue;
         }
-        Job::new("dpkg-deb", "dpkg-deb").arg("-x").arg(&path).arg(&unpacked).run(&log, cancel, &|_| {})?;
+        Job::new("dpkg-deb", "dpkg-deb")
+            .arg("-x")
+            .arg(&path)
+            .arg(&unpacked)
+            .run(&log, cancel, &|_| {})?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let mut parts = name.split('_');
-        fetched.push(format!("{} {}", parts.next().unwrap_or_default(), parts.next().unwrap_or_default()));
+        fetched.push(format!(
+            "{} {}",
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default()
+        ));
     }
     let parent = cache.tools();
     fs::create_dir_all(&parent).map_err(Error::io("make the folder", &parent))?;

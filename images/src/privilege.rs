@@ -69,13 +69,22 @@ impl Privilege {
             Self::Sudo => words.split_at(2),
             Self::Root | Self::UserNamespace => words.split_at(0),
         };
-        Job::new(what, words[0]).args(&words[1..]).args(argv).prefix_keeper(prefix)
+        Job::new(what, words[0])
+            .args(&words[1..])
+            .args(argv)
+            .prefix_keeper(prefix)
     }
 
     /// Removes what a dead build left, whoever owns it.
     pub(crate) fn remove(self, path: &Path, log: &Path, cancel: &Cancel) -> Result<()> {
-        let argv = ["rm".as_ref(), "-rf".as_ref(), "--".as_ref(), path.as_os_str()];
-        self.job(format!("removing {}", path.display()), &argv).run(log, cancel, &|_| {})
+        let argv = [
+            "rm".as_ref(),
+            "-rf".as_ref(),
+            "--".as_ref(),
+            path.as_os_str(),
+        ];
+        self.job(format!("removing {}", path.display()), &argv)
+            .run(log, cancel, &|_| {})
     }
 
     /// What makes this process own a file that a build made.
@@ -84,7 +93,11 @@ impl Privilege {
             // Root of the namespace is the user outside.
             Self::Root | Self::UserNamespace => "0:0".to_owned(),
             Self::Sudo => {
-                format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())
+                format!(
+                    "{}:{}",
+                    rustix::process::getuid().as_raw(),
+                    rustix::process::getgid().as_raw()
+                )
             }
         }
     }
@@ -93,11 +106,17 @@ impl Privilege {
 fn user_namespace_problem() -> Option<String> {
     for program in ["newuidmap", "newgidmap"] {
         if !crate::mmdebstrap::in_path(program) {
-            return Some(format!("`{program}` is not installed; next: sudo apt-get install uidmap"));
+            return Some(format!(
+                "`{program}` is not installed; next: sudo apt-get install uidmap"
+            ));
         }
     }
     let reason = probe(Privilege::UserNamespace.words()).err()?;
-    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let read = |path: &str| {
+        std::fs::read_to_string(path)
+            .map(|text| text.trim().to_owned())
+            .unwrap_or_default()
+    };
     if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" {
         return Some(format!(
             "AppArmor restricts it ({reason}); next: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
@@ -127,7 +146,12 @@ fn probe(words: Vec<&str>) -> Result<(), String> {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    Err(text.lines().next().unwrap_or("no reason given").trim().to_owned())
+    Err(text
+        .lines()
+        .next()
+        .unwrap_or("no reason given")
+        .trim()
+        .to_owned())
 }
 
 #[cfg(test)]

@@ -112,9 +112,15 @@ impl Recipe {
     fn load_from(dir: &Path) -> Result<Self> {
         let path = dir.join("recipe.toml");
         let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let file: RecipeFile = toml::from_str(&text)
-            .map_err(|error| Error::Recipe { path: path.clone(), reason: error.to_string() })?;
-        let recipe = Self { dir: dir.to_owned(), tree: file.tree, disk: file.disk };
+        let file: RecipeFile = toml::from_str(&text).map_err(|error| Error::Recipe {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+        let recipe = Self {
+            dir: dir.to_owned(),
+            tree: file.tree,
+            disk: file.disk,
+        };
         if let Some(reason) = recipe.problem() {
             return Err(Error::Recipe { path, reason });
         }
@@ -122,25 +128,41 @@ impl Recipe {
     }
 
     fn problem(&self) -> Option<String> {
-        let relative = |path: &Path| path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        let relative = |path: &Path| {
+            path.components()
+                .all(|part| matches!(part, std::path::Component::Normal(_)))
+        };
         let tree = &self.tree;
         if tree.packages.is_empty() || tree.components.is_empty() {
             return Some("it names no package or no component".to_owned());
         }
         if tree.variant == Variant::Extract && !tree.customize_hooks.is_empty() {
-            return Some("customize-hooks do not run in a tree that is only unpacked; use extract-hooks".to_owned());
+            return Some(
+                "customize-hooks do not run in a tree that is only unpacked; use extract-hooks"
+                    .to_owned(),
+            );
         }
         let disk = self.disk.as_ref();
-        let inside = tree.extract_hooks.iter().chain(&tree.customize_hooks).chain(&tree.early_files);
+        let inside = tree
+            .extract_hooks
+            .iter()
+            .chain(&tree.customize_hooks)
+            .chain(&tree.early_files);
         for path in inside.chain(disk.map(|disk| &disk.files)) {
             if !relative(path) || !self.dir.join(path).exists() {
-                return Some(format!("`{}` is not in the recipe's folder", path.display()));
+                return Some(format!(
+                    "`{}` is not in the recipe's folder",
+                    path.display()
+                ));
             }
         }
         let targets = disk.into_iter().flat_map(|disk| disk.programs.values());
         for path in targets.map(Path::new).chain(tree.keep.as_deref()) {
             if !relative(path) {
-                return Some(format!("`{}` must be a plain path without a leading slash", path.display()));
+                return Some(format!(
+                    "`{}` must be a plain path without a leading slash",
+                    path.display()
+                ));
             }
         }
         None
@@ -149,8 +171,16 @@ impl Recipe {
     /// The key of the tree: everything that mmdebstrap's result depends on, save the archive's own state.
     pub(crate) fn tree_key(&self) -> Result<String> {
         let mut hasher = KeyHasher::default();
-        hasher.add("format", FORMAT.to_le_bytes()).add("tree", to_json(&self.tree, &self.dir)?);
-        for path in self.tree.extract_hooks.iter().chain(&self.tree.customize_hooks).chain(&self.tree.early_files) {
+        hasher
+            .add("format", FORMAT.to_le_bytes())
+            .add("tree", to_json(&self.tree, &self.dir)?);
+        for path in self
+            .tree
+            .extract_hooks
+            .iter()
+            .chain(&self.tree.customize_hooks)
+            .chain(&self.tree.early_files)
+        {
             add_files(&mut hasher, &self.dir.join(path))?;
         }
         Ok(short(hasher))
@@ -159,10 +189,15 @@ impl Recipe {
     /// The key of the disk: the tree's, and what is laid over it.
     pub(crate) fn disk_key(&self, sources: &BTreeMap<String, String>) -> Result<String> {
         let Some(disk) = &self.disk else {
-            return Err(Error::Recipe { path: self.dir.join("recipe.toml"), reason: "it describes no disk".to_owned() });
+            return Err(Error::Recipe {
+                path: self.dir.join("recipe.toml"),
+                reason: "it describes no disk".to_owned(),
+            });
         };
         let mut hasher = KeyHasher::default();
-        hasher.add("tree", self.tree_key()?).add("disk", to_json(disk, &self.dir)?);
+        hasher
+            .add("tree", self.tree_key()?)
+            .add("disk", to_json(disk, &self.dir)?);
         add_files(&mut hasher, &self.dir.join(&disk.files))?;
         for (name, digest) in sources {
             hasher.add(name, digest);
@@ -195,8 +230,10 @@ pub(crate) fn short(hasher: KeyHasher) -> String {
 }
 
 fn to_json<T: Serialize>(value: &T, dir: &Path) -> Result<Vec<u8>> {
-    serde_json::to_vec(value)
-        .map_err(|error| Error::Recipe { path: dir.join("recipe.toml"), reason: error.to_string() })
+    serde_json::to_vec(value).map_err(|error| Error::Recipe {
+        path: dir.join("recipe.toml"),
+        reason: error.to_string(),
+    })
 }
 
 /// Adds the names, the executable bits and the content of a file, or of all files in a folder.
@@ -204,13 +241,21 @@ pub(crate) fn add_files(hasher: &mut KeyHasher, root: &Path) -> Result<()> {
     for entry in WalkDir::new(root).sort_by_file_name() {
         let entry = entry.map_err(|error| Error::io("read", root)(error.into()))?;
         let path = entry.path();
-        let name = path.strip_prefix(recipes_dir()).unwrap_or(path.strip_prefix(root).unwrap_or(path));
+        let name = path
+            .strip_prefix(recipes_dir())
+            .unwrap_or(path.strip_prefix(root).unwrap_or(path));
         if entry.file_type().is_symlink() {
             let target = fs::read_link(path).map_err(Error::io("read the link", path))?;
-            hasher.add("link", name.as_os_str().as_bytes()).add("target", target.as_os_str().as_bytes());
+            hasher
+                .add("link", name.as_os_str().as_bytes())
+                .add("target", target.as_os_str().as_bytes());
         } else if entry.file_type().is_file() {
-            let executable = entry.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o100 != 0);
-            hasher.add("path", name.as_os_str().as_bytes()).add("executable", [u8::from(executable)]);
+            let executable = entry
+                .metadata()
+                .is_ok_and(|meta| meta.permissions().mode() & 0o100 != 0);
+            hasher
+                .add("path", name.as_os_str().as_bytes())
+                .add("executable", [u8::from(executable)]);
             hasher.add("file", fs::read(path).map_err(Error::io("read", path))?);
         }
     }
@@ -231,7 +276,10 @@ mod tests {
                 for file in ["boot/grub/grub.cfg", "etc/fstab"] {
                     let path = recipe.dir.join(&disk.files).join(file);
                     if path.exists() {
-                        assert!(fs::read_to_string(path).unwrap().contains(&disk.uuid), "{name}: {file}");
+                        assert!(
+                            fs::read_to_string(path).unwrap().contains(&disk.uuid),
+                            "{name}: {file}"
+                        );
                     }
                 }
             }
@@ -244,7 +292,11 @@ mod tests {
             let entry = entry.unwrap();
             if entry.file_type().is_file() {
                 let text = fs::read_to_string(entry.path()).unwrap();
-                assert!(!text.contains("http:") && !text.contains("https:"), "{}", entry.path().display());
+                assert!(
+                    !text.contains("http:") && !text.contains("https:"),
+                    "{}",
+                    entry.path().display()
+                );
             }
         }
     }
@@ -277,31 +329,52 @@ mod tests {
         let keys = |digest: &str| {
             let recipe = Recipe::load_from(dir.path()).unwrap();
             let sources = BTreeMap::from([("qm".to_owned(), digest.to_owned())]);
-            (recipe.tree_key().unwrap(), recipe.disk_key(&sources).unwrap())
+            (
+                recipe.tree_key().unwrap(),
+                recipe.disk_key(&sources).unwrap(),
+            )
         };
         write(dir.path(), PLAIN);
         let plain = keys("1");
         assert_eq!(plain, keys("1"));
 
         let program = keys("2");
-        assert_eq!((&program.0, program.1 == plain.1), (&plain.0, false), "a guest program is in the disk only");
+        assert_eq!(
+            (&program.0, program.1 == plain.1),
+            (&plain.0, false),
+            "a guest program is in the disk only"
+        );
 
         fs::write(dir.path().join("files/etc/hostname"), "other\n").unwrap();
         let overlay = keys("1");
-        assert_eq!((&overlay.0, overlay.1 == plain.1), (&plain.0, false), "an overlay file is in the disk only");
+        assert_eq!(
+            (&overlay.0, overlay.1 == plain.1),
+            (&plain.0, false),
+            "an overlay file is in the disk only"
+        );
 
         write(dir.path(), PLAIN);
         fs::write(dir.path().join("hook.sh"), "false\n").unwrap();
         let hook = keys("1");
-        assert!(hook.0 != plain.0 && hook.1 != plain.1, "a hook is in the tree, and so in the disk");
+        assert!(
+            hook.0 != plain.0 && hook.1 != plain.1,
+            "a hook is in the tree, and so in the disk"
+        );
 
         write(dir.path(), &PLAIN.replace("[\"bash\"]", "[\"dash\"]"));
         let package = keys("1");
-        assert!(package.0 != plain.0 && package.1 != plain.1, "so is a package");
+        assert!(
+            package.0 != plain.0 && package.1 != plain.1,
+            "so is a package"
+        );
 
         write(dir.path(), &PLAIN.replace("size-mib = 64", "size-mib = 65"));
         let size = keys("1");
-        assert_eq!((&size.0, size.1 == plain.1), (&plain.0, false), "the size is the disk's");
+        assert_eq!(
+            (&size.0, size.1 == plain.1),
+            (&plain.0, false),
+            "the size is the disk's"
+        );
     }
 
     #[test]
@@ -314,9 +387,17 @@ mod tests {
         };
         check("suite =", "sweet =", "unknown field `sweet`");
         check("[\"bash\"]", "[]", "no package");
-        check("hook.sh", "gone.sh", "`gone.sh` is not in the recipe's folder");
+        check(
+            "hook.sh",
+            "gone.sh",
+            "`gone.sh` is not in the recipe's folder",
+        );
         check("\"files\"", "\"../files\"", "is not in the recipe's folder");
-        check("\"usr/sbin/qm\"", "\"/usr/sbin/qm\"", "without a leading slash");
+        check(
+            "\"usr/sbin/qm\"",
+            "\"/usr/sbin/qm\"",
+            "without a leading slash",
+        );
         check("minbase", "extract", "use extract-hooks");
     }
 }

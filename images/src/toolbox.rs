@@ -38,7 +38,11 @@ impl Toolbox {
 
     /// QEMU's upstream version, such as `11.1.3`.
     pub fn qemu_version(&self) -> &str {
-        let version = self.manifest.packages.get("qemu-system-x86").map_or("", String::as_str);
+        let version = self
+            .manifest
+            .packages
+            .get("qemu-system-x86")
+            .map_or("", String::as_str);
         let version = version.split_once(':').map_or(version, |(_, rest)| rest);
         version.split(['+', '-', '~']).next().unwrap_or(version)
     }
@@ -47,13 +51,19 @@ impl Toolbox {
     pub fn command(&self, program: &str) -> Command {
         let argv = self.argv_prefix(program);
         let mut command = Command::new(&argv[0]);
-        command.args(&argv[1..]).env("QEMU_MODULE_DIR", self.qemu_module_dir());
+        command
+            .args(&argv[1..])
+            .env("QEMU_MODULE_DIR", self.qemu_module_dir());
         command
     }
 
     /// The words in front of a program's arguments: the loader, its library path, and the program.
     pub fn argv_prefix(&self, program: &str) -> Vec<OsString> {
-        let program = if program.contains('/') { self.root.join(program) } else { self.find(program) };
+        let program = if program.contains('/') {
+            self.root.join(program)
+        } else {
+            self.find(program)
+        };
         vec![
             self.root.join(LOADER).into(),
             "--library-path".into(),
@@ -64,7 +74,9 @@ impl Toolbox {
 
     /// QEMU's data folders, each for a `-L` of its own.
     pub fn qemu_data_dirs(&self) -> Vec<PathBuf> {
-        ["usr/share/qemu", "usr/share/seabios"].map(|dir| self.root.join(dir)).to_vec()
+        ["usr/share/qemu", "usr/share/seabios"]
+            .map(|dir| self.root.join(dir))
+            .to_vec()
     }
 
     /// The value of `QEMU_MODULE_DIR` that makes QEMU find its modules here.
@@ -74,6 +86,10 @@ impl Toolbox {
 
     fn find(&self, program: &str) -> PathBuf {
         let folders = ["usr/bin", "usr/sbin"].map(|folder| self.root.join(folder).join(program));
-        folders.iter().find(|path| path.exists()).unwrap_or(&folders[0]).clone()
+        folders
+            .iter()
+            .find(|path| path.exists())
+            .unwrap_or(&folders[0])
+            .clone()
     }
 }

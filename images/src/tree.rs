@@ -41,7 +41,11 @@ impl TreeBuilder<'_> {
         let hooks = Hooks::write(recipe, work)?;
         let scratch = work.join("scratch");
         fs::create_dir(&scratch).map_err(Error::io("make the folder", &scratch))?;
-        let archive = if recipe.tree.keep.is_some() { None } else { Some(target) };
+        let archive = if recipe.tree.keep.is_some() {
+            None
+        } else {
+            Some(target)
+        };
         let argv = self.argv(recipe, &hooks, &scratch, archive);
         let argv: Vec<&OsStr> = argv.iter().map(OsString::as_os_str).collect();
         self.privilege
@@ -62,10 +66,18 @@ impl TreeBuilder<'_> {
         }
         let owner = self.privilege.owner();
         let argv = ["chown".as_ref(), owner.as_ref(), path.as_os_str()];
-        self.privilege.job("chown", &argv).run(log, self.cancel, &|_| {})
+        self.privilege
+            .job("chown", &argv)
+            .run(log, self.cancel, &|_| {})
     }
 
-    fn argv(&self, recipe: &Recipe, hooks: &Hooks, scratch: &Path, archive: Option<&Path>) -> Vec<OsString> {
+    fn argv(
+        &self,
+        recipe: &Recipe,
+        hooks: &Hooks,
+        scratch: &Path,
+        archive: Option<&Path>,
+    ) -> Vec<OsString> {
         let tree = &recipe.tree;
         let mut argv: Vec<OsString> = Vec::new();
         if self.nice {
@@ -109,7 +121,11 @@ impl TreeBuilder<'_> {
             argv.push(option(kind, &recipe.dir.join(script)));
         }
         argv.push(option(kind, &hooks.script("describe")));
-        argv.push(if archive.is_some() { "--format=tar".into() } else { "--format=null".into() });
+        argv.push(if archive.is_some() {
+            "--format=tar".into()
+        } else {
+            "--format=null".into()
+        });
         argv.push(tree.suite.clone().into());
         argv.push(archive.map_or("-".into(), |path| path.as_os_str().to_owned()));
         if let Some(mirror) = std::env::var_os(MIRROR).filter(|mirror| !mirror.is_empty()) {
@@ -175,8 +191,10 @@ impl Hooks {
 
     fn add(&self, name: &str, body: &str) -> Result<()> {
         let path = self.script(name);
-        fs::write(&path, format!("#!/bin/sh\nset -eu\nhere=${{0%/*}}\n{body}")).map_err(Error::io("write", &path))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(Error::io("write", &path))
+        fs::write(&path, format!("#!/bin/sh\nset -eu\nhere=${{0%/*}}\n{body}"))
+            .map_err(Error::io("write", &path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+            .map_err(Error::io("write", &path))
     }
 
     fn script(&self, name: &str) -> PathBuf {
@@ -209,9 +227,16 @@ impl Hooks {
         if let Some(second) = kernels.next() {
             return Err(Error::Unusable {
                 what: "mmdebstrap's result".to_owned(),
-                reason: format!("it has two kernels, {} and {second}", kernel.unwrap_or_default()),
+                reason: format!(
+                    "it has two kernels, {} and {second}",
+                    kernel.unwrap_or_default()
+                ),
             });
         }
-        Ok(Facts { kernel, packages, ..Facts::default() })
+        Ok(Facts {
+            kernel,
+            packages,
+            ..Facts::default()
+        })
     }
 }
