@@ -238,3 +238,83 @@ fn explain(what: String, status: &str, log: &Path, tail: &VecDeque<String>) -> E
             .join("\n"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(job: Job, cancel: &Cancel, line: &dyn Fn(&str)) -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        job.run(&dir.path().join("log"), cancel, line)
+    }
+
+    fn shell(script: &str) -> Job {
+        Job::new("the script", "sh").args(["-c", script])
+    }
+
+    #[test]
+    fn lines_of_both_streams_are_heard() {
+        let heard = Mutex::new(Vec::new());
+        run(shell("echo out; echo err >&2"), &Cancel::new(), &|line| {
+            heard.lock().unwrap().push(line.to_owned())
+        })
+        .unwrap();
+        let mut heard = heard.into_inner().unwrap();
+        heard.sort();
+        assert_eq!(heard, ["err", "out"]);
+    }
+
+    #[test]
+    fn a_failure_says_what_how_and_the_last_lines() {
+        let error = run(shell("echo one; echo two; exit 3"), &Cancel::new(), &|_| {})
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("the script failed (exit status: 3)"),
+            "{error}"
+        );
+        assert!(error.ends_with("  | one\n  | two"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let error = run(Job::new("it", "/no/such/program"), &Cancel::new(), &|_| {}).unwrap_err();
+        assert!(error.to_string().contains("/no/such/program"), "{error}");
+    }
+
+    #[test]
+    fn apts_failures_are_told_apart() {
+        let check = |output: &str, expected: &str| {
+            let error = run(
+                shell(&format!("echo '{output}'; exit 1")),
+                &Cancel::new(),
+                &|_| {},
+            )
+            .unwrap_err()
+            .to_string();
+            assert!(
+                error.contains(expected) && error.contains(output),
+                "{error}"
+            );
+        };
+        check(
+            "Err:1 Temporary failure resolving (mirror)",
+            "cannot reach the Debian mirror",
+        );
+        check(
+            "W: GPG error: NO_PUBKEY 0123",
+            "could not verify the signature",
+        );
+        check("tar: cannot write: No space left on device", "LAB_CACHE");
+    }
+
+    #[test]
+    fn cancelling_kills_the_program_and_its_children() {
+        let cancel = Cancel::new();
+        let stop = cancel.clone();
+        // The output ends only when the last of them is gone.
+        let job = shell("sh -c 'echo ready; sleep infinity' & sleep infinity");
+        let result = run(job, &cancel, &move |_| stop.cancel());
+        assert!(result.is_err_and(|error| error.is_cancelled()));
+    }
+}
