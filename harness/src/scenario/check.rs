@@ -296,7 +296,7 @@ impl<'a> Checker<'a> {
                     None,
                 );
             }
-            if guest_of(*probe) == GuestName::Nas {
+            if probe.guest() == GuestName::Nas {
                 self.needs_nas(
                     &of.item(index),
                     &format!("`{probe}` is read in the NAS guest"),
@@ -472,18 +472,3 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// The guest that a probe reads.
-fn guest_of(probe: Probe) -> GuestName {
-    match probe {
-        Probe::NasDisks | Probe::DiskQuery | Probe::Smart | Probe::Pool => GuestName::Nas,
-        Probe::Cmdline
-        | Probe::Iommu
-        | Probe::Pci
-        | Probe::Modules
-        | Probe::Initramfs
-        | Probe::HostDisks
-        | Probe::Vm
-        | Probe::DmesgIommu
-        | Probe::GroupListing => GuestName::Pve,
-    }
-}
