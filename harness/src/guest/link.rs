@@ -73,7 +73,8 @@ impl Link {
 
     pub(super) fn port_changed(&self, open: bool) {
         self.port.send_modify(|port| {
-            port.closings += u64::from(!open);
+            // Said again, it is no news: only a closing counts.
+            port.closings += u64::from(!open && port.open != Some(false));
             port.open = Some(open);
         });
     }
