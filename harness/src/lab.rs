@@ -18,13 +18,15 @@ pub struct Lab {
     /// Whether the IOMMU remaps interrupts; VFIO refuses a guest's interrupts without it.
     #[serde(default = "yes")]
     pub interrupt_remapping: bool,
-    /// Virtual CPUs of L1.
+    /// Virtual CPUs of the host.
     #[serde(default = "two")]
+    #[schemars(range(min = 1))]
     pub cpus: u8,
-    /// Memory of L1 in MiB; L2's memory comes out of it.
+    /// Memory of the host in MiB, from 512; the NAS guest's memory comes out of it.
     #[serde(default = "l1_memory")]
+    #[schemars(range(min = 512))]
     pub memory_mib: u32,
-    /// The storage controllers beside the virtio disk that L1 boots from.
+    /// The storage controllers beside the virtio disk that the host boots from.
     #[serde(default, rename = "controller")]
     pub controllers: Vec<Controller>,
 }
@@ -58,7 +60,7 @@ pub enum Iommu {
     None,
 }
 
-/// A storage controller of L1.
+/// A storage controller of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Controller {
@@ -95,9 +97,10 @@ pub enum Slot {
 pub struct Disk {
     /// The drive type, which settles model, firmware, size and rotation rate.
     pub drive: Drive,
-    /// Serial number; at most 20 characters, the length of the ATA field.
+    /// Serial number: letters, digits and hyphens, at most 20 of them, the length of the ATA field.
+    #[schemars(length(min = 1, max = 20))]
     pub serial: String,
-    /// World Wide Name: NAA 5, 64 bits.
+    /// World Wide Name: `0x5`, then fifteen hexadecimal digits; Seagate's begin with `0x5000c500`.
     pub wwn: Wwn,
 }
 
@@ -157,8 +160,7 @@ impl FromStr for Wwn {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.strip_prefix("0x")
-            .filter(|digits| digits.len() == 16)
-            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+            .and_then(|digits| hexadecimal(digits, 16))
             .map(Wwn)
             .ok_or_else(|| {
                 format!("`{text}` is not a WWN: write 0x and sixteen hexadecimal digits")
@@ -186,8 +188,20 @@ impl JsonSchema for Wwn {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^0x[0-9a-f]{16}$" })
+        schemars::json_schema!({
+            "type": "string",
+            "format": "wwn",
+            "pattern": "^0x[0-9a-fA-F]{16}$"
+        })
     }
+}
+
+/// A number of exactly so many hexadecimal digits; no sign, unlike in `from_str_radix`.
+fn hexadecimal(text: &str, digits: usize) -> Option<u64> {
+    let well_formed = text.len() == digits && text.chars().all(|c| c.is_ascii_hexdigit());
+    well_formed
+        .then(|| u64::from_str_radix(text, 16).ok())
+        .flatten()
 }
 
 /// A PCI address, `domain:bus:device.function` in hexadecimal; the domain may be left out when read.
@@ -220,20 +234,18 @@ impl FromStr for PciAddress {
         let parse = || {
             let (rest, function) = text.rsplit_once('.')?;
             let mut parts = rest.rsplit(':');
-            let device = u8::from_str_radix(parts.next()?, 16)
-                .ok()
-                .filter(|d| *d < 32)?;
-            let bus = u8::from_str_radix(parts.next()?, 16).ok()?;
+            let device = hexadecimal(parts.next()?, 2).filter(|device| *device < 32)?;
+            let bus = hexadecimal(parts.next()?, 2)?;
             let domain = match parts.next() {
-                Some(digits) => u16::from_str_radix(digits, 16).ok()?,
+                Some(digits) => hexadecimal(digits, 4)?,
                 None => 0,
             };
-            let function = u8::from_str_radix(function, 16).ok().filter(|f| *f < 8)?;
+            let function = hexadecimal(function, 1).filter(|function| *function < 8)?;
             parts.next().is_none().then_some(PciAddress {
-                domain,
-                bus,
-                device,
-                function,
+                domain: u16::try_from(domain).ok()?,
+                bus: u8::try_from(bus).ok()?,
+                device: u8::try_from(device).ok()?,
+                function: u8::try_from(function).ok()?,
             })
         };
         parse().ok_or_else(|| {
@@ -264,7 +276,8 @@ impl JsonSchema for PciAddress {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "pattern": "^([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\\.[0-7]$"
+            "format": "pci-address",
+            "pattern": "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F]\\.[0-7]$"
         })
     }
 }
@@ -287,7 +300,18 @@ mod tests {
         let full: PciAddress = "0000:00:1f.2".parse().unwrap();
         assert_eq!("00:1f.2".parse::<PciAddress>().unwrap(), full);
         assert_eq!(full.to_string(), "0000:00:1f.2");
-        for wrong in ["", "00:1f", "00:20.0", "00:1f.8", "0:0:0:0.0", "zz:00.0"] {
+        for wrong in [
+            "",
+            "00:1f",
+            "00:20.0",
+            "00:1f.8",
+            "0000:0000:00:00.0",
+            "zz:00.0",
+            "0:1f.2",
+            "+0:1f.2",
+            "000:00:1f.2",
+            "00:1f.02",
+        ] {
             assert!(wrong.parse::<PciAddress>().is_err(), "{wrong}");
         }
     }
@@ -298,5 +322,6 @@ mod tests {
         assert_eq!(wwn.to_string(), "0x5000c500a1b2c3d4");
         assert!("0x5000".parse::<Wwn>().is_err());
         assert!("5000c500a1b2c3d4".parse::<Wwn>().is_err());
+        assert!("0x+000c500a1b2c3d".parse::<Wwn>().is_err());
     }
 }

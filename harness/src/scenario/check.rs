@@ -1,13 +1,14 @@
 //! What a schema cannot say about a scenario: the sense of it, step after step.
 
+mod closing;
+mod words;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::{Document, Node};
 use super::edit::vm_key;
-use super::expect::{CHECKS, Expect, ExpectedFailure, FailureKind};
 use super::file::{ACTIONS, RunTable, RunValue, ScenarioFile, StepTable};
-use super::labs::{Labs, serial_problem};
-use super::load::is_kebab;
+use super::labs::Labs;
 use super::nearest::advice;
 use super::step::{Action, GuestName, Run, Scenario, Step};
 use crate::lab::Lab;
@@ -319,156 +320,8 @@ impl<'a> Checker<'a> {
         Some(Action::Probe { name, probes })
     }
 
-    fn expect(&mut self, place: &Node<'_>, expect: &Expect) {
-        self.checks.extend(expect.checks());
-        if let Some(serials) = expect.pve.as_ref().and_then(|pve| pve.disks.as_ref()) {
-            self.serials(&place.get("pve").get("disks"), serials);
-        }
-        let Some(nas) = &expect.nas else { return };
-        self.needs_nas(&place.get("nas"), "this is read in the NAS guest");
-        if let Some(serials) = &nas.disks {
-            self.serials(&place.get("nas").get("disks"), serials);
-        }
-    }
-
-    fn failure(&self, place: &Node<'_>, failure: &ExpectedFailure, steps: &[Step]) {
-        let contains = place.get("contains");
-        if failure.contains.is_empty() || failure.contains.iter().any(|part| part.trim().is_empty())
-        {
-            let help =
-                "name what its message must say, so that no other failure passes for it".to_owned();
-            self.note(&contains, "any failure would do", Some(help));
-        }
-        match (&failure.check, failure.kind) {
-            (Some(check), FailureKind::Check) if !CHECKS.contains(&check.as_str()) => {
-                let help = advice(check, CHECKS.iter().copied());
-                self.note(
-                    &place.get("check"),
-                    format!("there is no check `{check}`"),
-                    help,
-                );
-            }
-            (Some(check), FailureKind::Check) if !self.checks.contains(check.as_str()) => {
-                let message =
-                    format!("nothing in this scenario expects `{check}`, so it cannot fail");
-                self.note(&place.get("check"), message, None);
-            }
-            (Some(_), FailureKind::Check) => {}
-            (Some(_), kind) => {
-                let help = format!("leave it out, or make the kind `check` instead of `{kind}`");
-                self.note(
-                    &place.get("check"),
-                    "only a failure of kind `check` has a check",
-                    Some(help),
-                );
-            }
-            (None, FailureKind::Check) => {
-                let help = "add check = \"pve.driver\", or whichever it is".to_owned();
-                self.note(
-                    &place.get("kind"),
-                    "which check fails is missing",
-                    Some(help),
-                );
-            }
-            (None, FailureKind::Start)
-                if !steps
-                    .iter()
-                    .any(|step| matches!(step.action, Action::Start(_))) =>
-            {
-                self.note(
-                    &place.get("kind"),
-                    "no step starts a VM, so no start can fail",
-                    None,
-                );
-            }
-            (None, _) => {}
-        }
-    }
-
-    fn needs_nas(&self, place: &Node<'_>, what: &str) {
-        if !self.nas_runs {
-            let help =
-                "it runs after `start = 100`, until `stop`, `reboot` or `swap-serials`".to_owned();
-            self.note(
-                place,
-                format!("{what}, which does not run at this point"),
-                Some(help),
-            );
-        }
-    }
-
-    fn serials(&self, place: &Node<'_>, serials: &[String]) {
-        for (index, serial) in serials.iter().enumerate() {
-            let place = place.item(index);
-            if let Some(message) = serial_problem(serial) {
-                self.note(&place, message, None);
-            } else if let Some(lab) = self.lab {
-                let known: Vec<&str> = lab.disks().map(|disk| disk.serial.as_str()).collect();
-                if !known.contains(&serial.as_str()) {
-                    let message = format!("no disk of this lab has the serial `{serial}`");
-                    self.note(&place, message, advice(serial, known.iter().copied()));
-                } else if serials[..index].contains(serial) {
-                    self.note(&place, format!("`{serial}` is in this list already"), None);
-                }
-            }
-        }
-    }
-
-    fn host_file(&self, place: &Node<'_>, path: &str) {
-        self.text(place, path);
-        if !path.starts_with('/') {
-            let help = format!("paths are paths on the host and absolute: \"/{path}\"?");
-            self.note(
-                place,
-                format!("`{path}` is not an absolute path"),
-                Some(help),
-            );
-        } else if path.split('/').any(|part| part == "..") {
-            self.note(
-                place,
-                format!("`{path}` goes up by `..`"),
-                Some("write where it leads".to_owned()),
-            );
-        } else if path.ends_with('/') {
-            self.note(place, format!("`{path}` is a folder, not a file"), None);
-        }
-    }
-
-    fn shell_name(&self, place: &Node<'_>, name: &str) {
-        let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        if !first || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            self.note(
-                place,
-                format!("`{name}` is not the name of a shell variable"),
-                None,
-            );
-        }
-    }
-
-    fn line(&self, place: &Node<'_>, line: &str) {
-        self.text(place, line);
-        if line.contains(['\n', '\r']) {
-            self.note(place, "this is more than one line", None);
-        }
-    }
-
-    fn text(&self, place: &Node<'_>, text: &str) {
-        if text.contains('\0') {
-            self.note(place, "a NUL character cannot be in here", None);
-        }
-    }
-
-    fn kebab(&self, place: &Node<'_>, name: &str) {
-        if !is_kebab(name) {
-            let help =
-                "use small letters, digits and single hyphens, such as `after-reboot`".to_owned();
-            self.note(place, format!("`{name}` cannot be a name here"), Some(help));
-        }
-    }
-
     fn note(&self, place: &Node<'_>, message: impl Into<String>, help: Option<String>) {
         let problem = self.document.problem(place.span.clone(), message);
         self.document.note(problem.maybe_help(help));
     }
 }
-

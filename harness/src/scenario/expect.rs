@@ -11,10 +11,10 @@ use crate::lab::{Iommu, PciAddress};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Expect {
-    /// On L1.
+    /// On the Proxmox host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pve: Option<ExpectPve>,
-    /// In L2.
+    /// In the NAS guest, which has to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nas: Option<ExpectNas>,
 }
@@ -66,7 +66,7 @@ impl Expect {
     }
 }
 
-/// What must hold on L1.
+/// What must hold on the Proxmox host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ExpectPve {
@@ -99,7 +99,7 @@ pub struct ExpectPve {
     pub group_listing_matches_loop: Option<bool>,
 }
 
-/// What must hold in L2.
+/// What must hold in the NAS guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ExpectNas {

@@ -121,16 +121,6 @@ pub(super) fn serial_problem(serial: &str) -> Option<String> {
 
 fn check(document: &Document<'_>, lab: &Lab) {
     let root = document.root();
-    if lab.memory_mib < 512 {
-        note(
-            document,
-            &root.get("memory-mib"),
-            "a host with less than 512 MiB does not come up",
-        );
-    }
-    if lab.cpus == 0 {
-        note(document, &root.get("cpus"), "a host needs a CPU");
-    }
     let mut serials = BTreeSet::new();
     let mut wwns = BTreeSet::new();
     let mut behind_root_ports = 0;
@@ -145,7 +135,7 @@ fn check(document: &Document<'_>, lab: &Lab) {
             note(
                 document,
                 &node.get("slot"),
-                "the chipset has one SATA controller, and another one is it already",
+                "the chipset has one SATA controller, and an earlier entry is that one",
             );
         }
         if controller.slot == Slot::RootPort && behind_root_ports > ROOT_PORTS {

@@ -9,6 +9,7 @@ use toml::de::DeValue;
 
 use super::document::{Document, Node};
 use super::nearest::{advice, nearest};
+use crate::lab::{PciAddress, Wwn};
 
 /// Notes in `document` where it does not have the shape of `schema`.
 pub(super) fn check(document: &Document<'_>, schema: &Value) {
@@ -58,8 +59,17 @@ impl<'a> Checker<'a> {
                 let least = choice["minimum"].as_i64().unwrap_or(i64::MIN);
                 let most = choice["maximum"].as_i64().unwrap_or(i64::MAX);
                 if number.is_none_or(|number| number < least || number > most) {
-                    let range = format!("a number from {least} to {most}");
+                    let range = match choice["maximum"].is_null() {
+                        true => format!("a number from {least} up"),
+                        false => format!("a number from {least} to {most}"),
+                    };
                     self.wrong(node, name, &range, about);
+                }
+            }
+            DeValue::String(text) => {
+                if let Err(message) = well_formed(choice["format"].as_str(), text) {
+                    self.document
+                        .note(self.document.problem(node.span.clone(), message));
                 }
             }
             _ => {}
@@ -191,6 +201,16 @@ impl<'a> Checker<'a> {
         let problem = self.document.problem(node.span.clone(), message);
         self.document
             .note(problem.maybe_help(about.map(|about| first_sentence(about).to_owned())));
+    }
+}
+
+/// Whether a string can be read as what its schema's format says. The types that read themselves from
+/// a string would say the same, but one mistake at a time and not always at its place.
+fn well_formed(format: Option<&str>, text: &str) -> Result<(), String> {
+    match format {
+        Some("pci-address") => text.parse::<PciAddress>().map(drop),
+        Some("wwn") => text.parse::<Wwn>().map(drop),
+        _ => Ok(()),
     }
 }
 

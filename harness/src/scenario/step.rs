@@ -58,10 +58,10 @@ pub type Vmid = u32;
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum GuestName {
-    /// L1, the Proxmox-like host.
+    /// The Proxmox-like host, L1.
     #[default]
     Pve,
-    /// L2, the TrueNAS-like guest.
+    /// The TrueNAS-like guest inside it, L2.
     Nas,
 }
 

@@ -1,0 +1,88 @@
+//! Labs that cannot be built.
+
+use super::report;
+use crate::scenario::labs;
+
+#[test]
+fn wrong_labs() {
+    let check = |source: &str, said: &[&str]| match labs::parse("labs/x.toml".as_ref(), source) {
+        Ok(_) => panic!("nothing is wrong with\n{source}"),
+        Err(error) => assert_eq!(report(&error), said, "{source}"),
+    };
+    let lab = |rest: &str| format!("summary = \"s\"\niommu = \"intel\"\n{rest}\n");
+    let disk = |serial: &str, wwn: &str| {
+        format!("{{ drive = \"exos-x14\", serial = \"{serial}\", wwn = \"{wwn}\" }}")
+    };
+    let disks = |disks: &[String]| {
+        lab(&format!(
+            "[[controller]]\nmodel = \"ich9-ahci\"\nslot = \"root-port\"\ndisk = [\n{}\n]",
+            disks.join(",\n")
+        ))
+    };
+    const GOOD: &str = "0x5000c50000000001";
+    check(
+        "summary = \"s\"",
+        &["1:1 `iommu` is missing (The IOMMU that the host's firmware shows)"],
+    );
+    check(
+        &lab("memory-mb = 1"),
+        &["3:1 unknown key `memory-mb` (did you mean `memory-mib`?)"],
+    );
+    check(
+        &lab("memory-mib = 100"),
+        &[
+            "3:14 `memory-mib` takes a number from 512 up, not 100 (Memory of the host in MiB, from 512; the NAS guest's memory comes out of it)",
+        ],
+    );
+    check(
+        &lab("cpus = 256"),
+        &["3:8 `cpus` takes a number from 1 to 255, not 256 (Virtual CPUs of the host)"],
+    );
+    check(
+        &lab("cpus = 0"),
+        &["3:8 `cpus` takes a number from 1 to 255, not 0 (Virtual CPUs of the host)"],
+    );
+    check(
+        &disks(&[disk("A,id=x", GOOD)]),
+        &["7:32 `A,id=x` is not a serial number: use letters, digits and hyphens"],
+    );
+    check(
+        &disks(&[disk("", GOOD)]),
+        &["7:32 `` is not a serial number: use letters, digits and hyphens"],
+    );
+    check(
+        &disks(&[disk("123456789012345678901", GOOD)]),
+        &["7:32 `123456789012345678901` has 21 characters; an ATA serial number has at most 20"],
+    );
+    check(
+        &disks(&[disk("A", "5000c50000000001")]),
+        &["7:43 `5000c50000000001` is not a WWN: write 0x and sixteen hexadecimal digits"],
+    );
+    check(
+        &disks(&[disk("A", "0x6000c50000000001")]),
+        &["7:43 a disk's WWN begins with 5, as in 0x5000c500a1b2c3d4"],
+    );
+    check(
+        &disks(&[disk("A", GOOD), disk("A", GOOD)]),
+        &[
+            "8:32 another disk has the serial `A` already",
+            "8:43 another disk has the WWN 0x5000c50000000001 already",
+        ],
+    );
+    let seven: Vec<String> = (1..=7)
+        .map(|n| disk(&format!("S{n}"), &format!("0x5000c5000000000{n}")))
+        .collect();
+    check(&disks(&seven), &["13:1 this controller has six ports"]);
+    let chipset = "[[controller]]\nmodel = \"ich9-ahci\"\nslot = \"chipset-sata\"\n";
+    check(
+        &lab(&chipset.repeat(2)),
+        &["8:8 the chipset has one SATA controller, and an earlier entry is that one"],
+    );
+    check(
+        &lab("[[controller]]\nmodel = \"ich9\"\nslot = \"chipset\""),
+        &[
+            "4:9 `ich9` is not a value of `model` (only `ich9-ahci` is known here)",
+            "5:8 `chipset` is not a value of `slot` (known here: `chipset-sata`, `root-port`)",
+        ],
+    );
+}
