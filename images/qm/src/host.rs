@@ -22,7 +22,7 @@ pub struct Host {
     /// The QEMU to run.
     pub qemu: PathBuf,
     /// Every time limit is multiplied by this.
-    pub patience: u32,
+    pub patience: f64,
 }
 
 impl Host {
@@ -38,7 +38,7 @@ impl Host {
             dev: root.join("dev"),
             share: root.join("usr/share"),
             qemu: root.join("usr/bin/qemu-system-x86_64"),
-            patience: 1,
+            patience: 1.0,
         }
     }
 
@@ -64,13 +64,13 @@ impl Host {
         host.patience = env::var("QM_TIMEOUT_SCALE")
             .ok()
             .and_then(|value| value.parse().ok())
-            .map_or(1, |value: u32| value.clamp(1, 100));
+            .map_or(1.0, |value: f64| value.clamp(1.0, 100.0));
         host
     }
 
     /// A time limit, stretched by the host's patience.
     pub fn limit(&self, time: Duration) -> Duration {
-        time.saturating_mul(self.patience)
+        Duration::try_from_secs_f64(time.as_secs_f64() * self.patience).unwrap_or(Duration::MAX)
     }
 
     /// `<VMID>.conf`.

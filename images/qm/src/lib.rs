@@ -4,6 +4,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`host`] | where configuration, run folder, `/sys` and `/proc` are, and how long waits may last |
+//! | [`kernel`] | what is asked of the kernel: writes to sysfs, modules, signals |
 //! | [`config`] | `<VMID>.conf`: sections, schema, property strings, locking |
 //! | [`pci`] | `hostpciN`: parsing, choosing devices, reservations, binding to vfio-pci |
 //! | [`argv`] | QEMU's command line as a pure function of configuration and facts |
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod host;
 pub mod json;
+pub mod kernel;
 pub mod monitor;
 pub mod pci;
 pub mod poll;

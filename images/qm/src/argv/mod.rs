@@ -2,7 +2,7 @@
 //! `config_to_command`).
 //!
 //! It is Proxmox's, with these differences, all because upstream's QEMU is run and no qmeventd or VNC proxy is there:
-//! plain machine types instead of `+pve`, no VNC (`-display none`), no `-no-shutdown`, no event socket, no boot splash,
+//! plain machine types instead of `+pve`, no `-id`, no VNC (`-display none`), no `-no-shutdown`, no event socket, no boot splash,
 //! no USB controllers unless the tablet needs one, no sound chip, image files without a throttle node, and network cards
 //! that are plugged into nothing.
 
@@ -118,7 +118,6 @@ pub fn command(
     let order = boot::order(config)?;
     let mut parts = Parts::default();
 
-    parts.option("-id", vmid.to_string());
     parts.option("-name", format!("{},debug-threads=on", name(vmid, config)));
     parts.option(
         "-chardev",

@@ -69,7 +69,6 @@ fn a_nas_with_its_controller() {
          scsihw: virtio-scsi-pci\nserial0: socket\nsmbios1: uuid=3dd750ce-d910-44d0-9493-525c0be4e687\nvga: serial0\n",
         r#"
         /usr/bin/qemu-system-x86_64
-        -id 100
         -name nas,debug-threads=on
         -chardev socket,id=qmp,path=/var/run/qemu-server/100.qmp,server=on,wait=off
         -mon chardev=qmp,mode=control
@@ -114,7 +113,6 @@ fn hardly_any_configuration() {
         "kvm: 0\n",
         "
         /usr/bin/qemu-system-x86_64
-        -id 100
         -name vm100,debug-threads=on
         -chardev socket,id=qmp,path=/var/run/qemu-server/100.qmp,server=on,wait=off
         -mon chardev=qmp,mode=control

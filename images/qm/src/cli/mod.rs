@@ -16,7 +16,7 @@ use crate::{
     config::{self, ConfigError},
     host::Host,
     json,
-    pci::{Kernel, RealKernel},
+    kernel::{Kernel, RealKernel},
     run::{self, ExecOptions, RunError, StartOptions, StopOptions, Update},
     text::percent_encode,
 };
@@ -126,8 +126,8 @@ fn answer(
             };
             run::start(host, kernel, vmid, options, warn)?;
         }
-        ["stop"] => run::stop(host, vmid, stop, warn)?,
-        ["shutdown"] => run::shutdown(host, vmid, stop, warn)?,
+        ["stop"] => run::stop(host, kernel, vmid, stop, warn)?,
+        ["shutdown"] => run::shutdown(host, kernel, vmid, stop, warn)?,
         ["reset"] => run::reset(host, vmid, skip_lock, warn)?,
         ["suspend"] => run::suspend(host, vmid, skip_lock, warn)?,
         ["resume"] => run::resume(host, vmid, skip_lock, warn)?,
@@ -295,5 +295,9 @@ fn guest_exec(
     Ok(json::pretty(&result))
 }
 
+#[cfg(test)]
+mod talk_tests;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

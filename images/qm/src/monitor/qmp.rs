@@ -12,7 +12,7 @@ use crate::host::Host;
 pub struct Qmp {
     channel: Channel,
     vmid: u32,
-    patience: u32,
+    patience: f64,
     next_id: u64,
 }
 
@@ -55,7 +55,7 @@ impl Qmp {
         self.answer(
             command,
             arguments,
-            Instant::now() + limit_of(command) * self.patience,
+            Instant::now() + limit_of(command).mul_f64(self.patience),
         )
     }
 

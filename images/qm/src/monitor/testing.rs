@@ -33,8 +33,6 @@ pub enum Script {
 pub struct Server {
     /// The host that it belongs to.
     pub host: Host,
-    /// The commands that came, with their arguments.
-    pub seen: Arc<Mutex<Vec<(String, Value)>>>,
     _root: tempfile::TempDir,
 }
 
@@ -42,13 +40,8 @@ pub struct Server {
 pub fn serve(extension: &str, script: Script) -> Server {
     let root = tempfile::tempdir().unwrap();
     let host = Host::under(root.path());
-    let seen = Arc::default();
-    serve_in(&host, extension, script, Arc::clone(&seen));
-    Server {
-        host,
-        seen,
-        _root: root,
-    }
+    serve_in(&host, extension, script, Arc::default());
+    Server { host, _root: root }
 }
 
 /// The same on a host that exists.

@@ -3,7 +3,8 @@
 
 use std::{io, path::Path};
 
-use super::{HostPci, Kernel, PciDevice, PciError, Sysfs};
+use super::{HostPci, PciDevice, PciError, Sysfs};
+use crate::kernel::Kernel;
 
 /// Makes one device of a `hostpciN` ready for QEMU.
 pub fn prepare(

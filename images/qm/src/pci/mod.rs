@@ -3,7 +3,6 @@
 mod address;
 mod bind;
 mod hostpci;
-mod kernel;
 mod mapping;
 mod reservation;
 mod sysfs;
@@ -13,7 +12,6 @@ pub(crate) mod testing;
 pub use address::{PciAddresses, pci_address, pcie_address, root_port};
 pub use bind::prepare;
 pub use hostpci::{HostPci, choose, parse_all};
-pub use kernel::{Kernel, RealKernel};
 pub use reservation::{Holder, Reservations, release, reserve};
 pub use sysfs::{PciDevice, Sysfs};
 

@@ -8,7 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Kernel, Sysfs};
+use super::Sysfs;
+use crate::kernel::{End, Kernel};
 
 /// What the fake kernel is to refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,7 @@ pub struct FakeHost {
     loaded: RefCell<Vec<String>>,
     writes: RefCell<Vec<String>>,
     ids: RefCell<Vec<String>>,
+    ended: RefCell<Vec<(u32, End)>>,
 }
 
 const DEVICES: &[(&str, &str, &str, u32, &str)] = &[
@@ -78,6 +80,7 @@ impl FakeHost {
             loaded: RefCell::default(),
             writes: RefCell::default(),
             ids: RefCell::default(),
+            ended: RefCell::default(),
         }
     }
 
@@ -112,6 +115,10 @@ impl FakeHost {
 
     pub fn loaded(&self) -> Ref<'_, Vec<String>> {
         self.loaded.borrow()
+    }
+
+    pub fn ended(&self) -> Ref<'_, Vec<(u32, End)>> {
+        self.ended.borrow()
     }
 
     pub fn writes(&self) -> Ref<'_, Vec<String>> {
@@ -206,6 +213,14 @@ impl Kernel for FakeHost {
             for file in ["new_id", "bind", "unbind"] {
                 fs::write(folder.join(file), "").unwrap();
             }
+        }
+    }
+
+    fn end(&self, pid: u32, how: End) {
+        self.ended.borrow_mut().push((pid, how));
+        // Only SIGKILL works on this one.
+        if how == End::Kill {
+            fs::remove_dir_all(self.root.path().join(format!("proc/{pid}"))).unwrap();
         }
     }
 }

@@ -11,7 +11,8 @@ use crate::{
     argv::{Facts, drives, image_path},
     config::Section,
     host::Host,
-    pci::{HostPci, Kernel},
+    kernel::Kernel,
+    pci::HostPci,
 };
 
 /// Facts about the host for this configuration.

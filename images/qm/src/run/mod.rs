@@ -60,8 +60,3 @@ fn check_lock(config: &Section, skip: bool) -> Result<(), RunError> {
         _ => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod testing;
-#[cfg(test)]
-mod tests;

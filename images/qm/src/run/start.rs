@@ -14,8 +14,9 @@ use crate::{
     argv::{self, Facts},
     config::{self, ConfigLock, Section},
     host::Host,
+    kernel::Kernel,
     monitor::Qmp,
-    pci::{self, Holder, HostPci, Kernel, Sysfs},
+    pci::{self, Holder, HostPci, Sysfs},
     poll,
     text::shell_quote,
 };

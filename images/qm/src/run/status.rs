@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{RunError, process::running};
 use crate::{
@@ -119,16 +119,12 @@ fn from_qemu(
     };
     facts.insert("diskread", sum("rd_bytes").to_string());
     facts.insert("diskwrite", sum("wr_bytes").to_string());
-    let machines = qmp.execute("query-machines", json!({}))?;
-    let current = |machine: &&Value| machine["is-current"] == json!(true);
-    if let Some(name) = machines
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(current)
-        .and_then(|m| m["name"].as_str())
-    {
-        facts.insert("running-machine", name.to_owned());
+    let machine = qmp.execute("qom-get", json!({"path": "/machine", "property": "type"}))?;
+    if let Some(name) = machine.as_str() {
+        facts.insert(
+            "running-machine",
+            name.trim_end_matches("-machine").to_owned(),
+        );
     }
     Ok(())
 }

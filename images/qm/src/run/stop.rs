@@ -2,7 +2,6 @@
 
 use std::{fs, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use super::{RunError, check_lock, process::running, start::wait_stopped};
@@ -10,6 +9,7 @@ use crate::{
     argv::agent_type,
     config::{self, ConfigLock, VmConfig},
     host::Host,
+    kernel::{End, Kernel},
     monitor::{Agent, MonitorError, PING_LIMIT, Qmp, limit_of},
     pci,
 };
@@ -32,16 +32,28 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// Ends QEMU: by QMP, then by SIGTERM, then by SIGKILL.
 pub fn stop(
     host: &Host,
+    kernel: &dyn Kernel,
     vmid: u32,
     options: StopOptions,
     warn: &mut dyn FnMut(&str),
 ) -> Result<(), RunError> {
-    end(host, vmid, options, false, true, warn)
+    end(
+        host,
+        kernel,
+        vmid,
+        StopOptions {
+            force: true,
+            ..options
+        },
+        false,
+        warn,
+    )
 }
 
 /// Asks the guest to go down: by its agent, else by ACPI.
 pub fn shutdown(
     host: &Host,
+    kernel: &dyn Kernel,
     vmid: u32,
     options: StopOptions,
     warn: &mut dyn FnMut(&str),
@@ -52,9 +64,19 @@ pub fn shutdown(
             return Err(RunError::rule("VM is paused - cannot shutdown"));
         }
         warn("VM is paused - stop instead of shutdown");
-        return end(host, vmid, options, false, true, warn);
+        return end(
+            host,
+            kernel,
+            vmid,
+            StopOptions {
+                force: true,
+                ..options
+            },
+            false,
+            warn,
+        );
     }
-    end(host, vmid, options, true, options.force, warn)
+    end(host, kernel, vmid, options, true, warn)
 }
 
 fn is_paused(host: &Host, vmid: u32) -> Result<bool, RunError> {
@@ -67,10 +89,10 @@ fn is_paused(host: &Host, vmid: u32) -> Result<bool, RunError> {
 
 fn end(
     host: &Host,
+    kernel: &dyn Kernel,
     vmid: u32,
     options: StopOptions,
     gently: bool,
-    force: bool,
     warn: &mut dyn FnMut(&str),
 ) -> Result<(), RunError> {
     config::load(host, vmid, &mut |_| {})?;
@@ -89,13 +111,15 @@ fn end(
     };
     match asked {
         Ok(()) if wait_stopped(host, vmid, limit) => return clean_up(host, vmid, config, warn),
-        Ok(()) if !force => return Err(RunError::rule("VM quit/powerdown failed - got timeout")),
+        Ok(()) if !options.force => {
+            return Err(RunError::rule("VM quit/powerdown failed - got timeout"));
+        }
         Ok(()) => warn("VM still running - terminating now with SIGTERM"),
         Err(_) if running(host, vmid).is_none() => {
             warn("Unexpected: VM shutdown command failed, but VM not running anymore..");
             return clean_up(host, vmid, config, warn);
         }
-        Err(error) if !force => {
+        Err(error) if !options.force => {
             warn(&error.to_string());
             return Err(RunError::rule("VM quit/powerdown failed"));
         }
@@ -104,10 +128,10 @@ fn end(
             warn("VM quit/powerdown failed - terminating now with SIGTERM");
         }
     }
-    signal(pid, Signal::TERM);
+    kernel.end(pid, End::Terminate);
     if !wait_stopped(host, vmid, TERM_LIMIT) {
         warn("VM still running - terminating now with SIGKILL");
-        signal(pid, Signal::KILL);
+        kernel.end(pid, End::Kill);
         wait_stopped(host, vmid, KILL_LIMIT);
     }
     clean_up(host, vmid, config, warn)
@@ -147,13 +171,6 @@ pub(super) fn ping(host: &Host, vmid: u32) -> Result<Agent, MonitorError> {
     let mut agent = Agent::connect(host, vmid, command, PING_LIMIT)?;
     agent.call(host, command, &json!({}), PING_LIMIT)?;
     Ok(agent)
-}
-
-fn signal(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // It may have gone by itself meanwhile, which is what is wanted.
-        let _ = kill_process(pid, signal);
-    }
 }
 
 fn clean_up(

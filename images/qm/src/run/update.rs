@@ -65,7 +65,8 @@ pub fn update(
             continue;
         }
         drop_deletion(&mut config.pending, &name);
-        if waits(runs, &name) {
+        let unchanged = config.main.get(&name) == Some(&value);
+        if waits(runs, &name) && !unchanged {
             config.pending.settings.insert(name, value);
         } else {
             config.pending.settings.remove(&name);

@@ -1,4 +1,4 @@
-//! What this program asks of the kernel and cannot be a plain read: writes to sysfs, and loading a module.
+//! What this program asks of the kernel and cannot be a plain read: writes to sysfs, loading a module, ending a process.
 
 use std::{
     fs::OpenOptions,
@@ -7,12 +7,25 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// The kernel's side of binding a device; a test has one of its own.
 pub trait Kernel {
     /// Writes to an existing sysfs file.
     fn write(&self, path: &Path, data: &str) -> io::Result<()>;
     /// Tries to load a module; whether it worked shows in sysfs.
     fn modprobe(&self, module: &str);
+    /// Asks a process to end, or ends it. One that has gone already is what was wanted.
+    fn end(&self, pid: u32, how: End);
+}
+
+/// How a process is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// SIGTERM.
+    Terminate,
+    /// SIGKILL.
+    Kill,
 }
 
 /// The kernel that runs this program.
@@ -35,5 +48,16 @@ impl Kernel for RealKernel {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
+    }
+
+    fn end(&self, pid: u32, how: End) {
+        let signal = match how {
+            End::Terminate => Signal::TERM,
+            End::Kill => Signal::KILL,
+        };
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            // The only failure that can be met is that there is no such process any more.
+            let _ = kill_process(pid, signal);
+        }
     }
 }
