@@ -11,5 +11,5 @@ mod snapshot;
 mod timings;
 
 pub use failure::Failure;
-pub use redact::{ShapeError, snapshot_text};
+pub use redact::{Redactor, ShapeError};
 pub use session::{Options, Session, SessionError, Summary, toolbox_qemu, unmet};

@@ -7,30 +7,22 @@
 
 use serde_json::{Value, json};
 
+use crate::lab::{Iommu, Lab};
 use crate::probe::cmdline::CmdlineFacts;
-use crate::probe::disk_query::DiskQueryFacts;
-use crate::probe::disks::DiskFacts;
 use crate::probe::dmesg::DmesgIommuFacts;
 use crate::probe::initramfs::InitramfsFacts;
 use crate::probe::iommu::IommuFacts;
 use crate::probe::listing::GroupListingFacts;
 use crate::probe::modules::{ModuleFacts, WATCH_LIST};
 use crate::probe::pci::{PciDevice, PciFacts};
-use crate::probe::pool::{Pool, PoolFacts, Vdev};
-use crate::probe::smart::{Protocol, SmartDisk, SmartFacts};
 use crate::probe::vm::{ConfigSection, VmFacts};
 use crate::probe::{Facts, Probe};
 
+mod storage;
 mod text;
 
-use text::{KERNEL, hide_addresses, hide_kernel_disk, lspci_line};
-
-/// Stands for the kernel's name of a disk, which is the order in which it was found.
-const DISK: &str = "[disk]";
-/// Stands for the size of a disk that is an image's and not the lab's.
-const IMAGE_SIZE: &str = "[image-size]";
-/// Stands for a firmware revision that is QEMU's own version.
-const FIRMWARE: &str = "[firmware]";
+use storage::{disk_query, disks, pool_list, smart};
+use text::{KERNEL, hide_addresses, lspci_line};
 
 /// Why facts make no snapshot.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -56,21 +48,15 @@ pub enum ShapeError {
 /// Makes snapshots of facts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Redactor {
-    allow_empty: bool,
-}
-
-/// The snapshot of facts that must not be empty.
-///
-/// # Errors
-/// [`ShapeError`].
-pub fn snapshot_text(facts: &Facts) -> Result<String, ShapeError> {
-    Redactor::default().snapshot_text(facts)
+    no_iommu: bool,
 }
 
 impl Redactor {
-    /// Takes an empty list for an answer: a host without an IOMMU, a NAS without a pool.
-    pub fn allow_empty(self) -> Self {
-        Redactor { allow_empty: true }
+    /// For a lab; what the lab does not have need not be there.
+    pub fn new(lab: &Lab) -> Self {
+        Redactor {
+            no_iommu: lab.iommu == Iommu::None,
+        }
     }
 
     /// The snapshot of facts: JSON, its keys in the order of the alphabet.
@@ -80,7 +66,7 @@ impl Redactor {
     pub fn snapshot_text(self, facts: &Facts) -> Result<String, ShapeError> {
         let (empty, what) = emptiness(facts);
         let probe = facts.probe();
-        if empty && !(self.allow_empty && may_be_empty(probe)) {
+        if empty && !self.may_be_empty(probe) {
             return Err(ShapeError::Empty { probe, what });
         }
         let stable = match facts {
@@ -98,6 +84,11 @@ impl Redactor {
             Facts::Pool(facts) => pool_list(facts),
         };
         Ok(format!("{:#}\n", sorted(stable)))
+    }
+
+    /// Whether nothing is a true answer to a probe in this lab.
+    fn may_be_empty(self, probe: Probe) -> bool {
+        self.no_iommu && matches!(probe, Probe::Iommu | Probe::DmesgIommu)
     }
 }
 
@@ -126,11 +117,6 @@ fn emptiness(facts: &Facts) -> (bool, &'static str) {
         Facts::Smart(facts) => (facts.disks.is_empty(), "disk"),
         Facts::Pool(facts) => (facts.pools.is_empty(), "pool"),
     }
-}
-
-/// Whether nothing can be a true answer to a probe at all.
-fn may_be_empty(probe: Probe) -> bool {
-    matches!(probe, Probe::Iommu | Probe::DmesgIommu | Probe::Pool)
 }
 
 /// The same value with all keys in the order of the alphabet, whichever map serde_json was built with.
@@ -239,32 +225,6 @@ fn initramfs(facts: &InitramfsFacts) -> Value {
     json!({ "drivers": facts.drivers, "rules": rules, "modules": facts.modules })
 }
 
-/// A disk of the lab has a World Wide Name; one without is an image, whose size is that of its packages.
-fn disks(facts: &DiskFacts) -> Value {
-    let mut disks: Vec<_> = facts.disks.iter().collect();
-    disks.sort_by(|a, b| (&a.serial, &a.model, a.size).cmp(&(&b.serial, &b.model, b.size)));
-    disks
-        .into_iter()
-        .map(|disk| {
-            let mut value = json!({
-                "model": disk.model,
-                "serial": disk.serial,
-                "holds-root": disk.holds_root,
-                "size": IMAGE_SIZE,
-            });
-            if disk.wwn.is_some() {
-                value["wwn"] = json!(disk.wwn);
-                value["size"] = json!(disk.size);
-                value["rotational"] = json!(disk.rotational);
-                value["transport"] = json!(disk.transport);
-                value["physical-sector"] = json!(disk.physical_sector);
-                value["logical-sector"] = json!(disk.logical_sector);
-            }
-            value
-        })
-        .collect()
-}
-
 fn vm(facts: &VmFacts) -> Value {
     let section = |section: &ConfigSection| -> Value {
         let lines: Vec<String> = section
@@ -315,111 +275,5 @@ fn listing(facts: &GroupListingFacts) -> Value {
     lines.into_iter().map(|(_, line)| line).collect()
 }
 
-fn disk_query(facts: &DiskQueryFacts) -> Value {
-    let mut disks: Vec<_> = facts.disks.iter().collect();
-    disks.sort_by(|a, b| (&a.serial, &a.model, a.size).cmp(&(&b.serial, &b.model, b.size)));
-    disks
-        .into_iter()
-        .map(|disk| {
-            let identifier = match disk.identifier.strip_prefix("{devicename}") {
-                Some(_) => format!("{{devicename}}{DISK}"),
-                None => hide_addresses(&disk.identifier),
-            };
-            let mut value = json!({
-                "identifier": identifier,
-                "model": disk.model,
-                "serial": disk.serial,
-                "pool": disk.pool,
-                "size": IMAGE_SIZE,
-            });
-            if disk.lunid.is_some() {
-                value["lunid"] = json!(disk.lunid);
-                value["size"] = json!(disk.size);
-                value["type"] = json!(disk.kind);
-                value["rotationrate"] = json!(disk.rotationrate);
-                value["bus"] = json!(disk.bus);
-            }
-            value
-        })
-        .collect()
-}
-
-/// Attributes by number only: their values count hours, starts and degrees, and their names are the
-/// drive database's.
-fn smart(facts: &SmartFacts) -> Value {
-    let mut disks: Vec<_> = facts.disks.iter().collect();
-    disks.sort_by(|a, b| (&a.serial, &a.model, a.bytes).cmp(&(&b.serial, &b.model, b.bytes)));
-    disks.into_iter().map(smart_disk).collect()
-}
-
-fn smart_disk(disk: &SmartDisk) -> Value {
-    let mut value = json!({
-        "protocol": disk.protocol,
-        "model": disk.model,
-        "serial": disk.serial,
-        "available": disk.available,
-        "passed": disk.passed,
-    });
-    let ids = |failed: bool| -> Vec<u8> {
-        disk.attributes
-            .iter()
-            .filter(|a| !failed || a.failed.is_some())
-            .map(|a| a.id)
-            .collect()
-    };
-    if disk.protocol == Protocol::Ata {
-        value["attributes"] = json!(ids(false));
-        value["failed-attributes"] = json!(ids(true));
-        value["logged-errors"] = json!(disk.logged_errors);
-    }
-    if disk.protocol == Protocol::Nvme {
-        value["critical-warning"] = json!(disk.critical_warning);
-        value["firmware"] = json!(FIRMWARE);
-    }
-    if disk.wwn.is_some() {
-        value["wwn"] = json!(disk.wwn);
-        value["family"] = json!(disk.family);
-        value["firmware"] = json!(disk.firmware);
-        value["bytes"] = json!(disk.bytes);
-        value["logical-sector"] = json!(disk.logical_sector);
-        value["physical-sector"] = json!(disk.physical_sector);
-        value["rotation-rate"] = json!(disk.rotation_rate);
-        value["enabled"] = json!(disk.enabled);
-        value["exit-status"] = json!(disk.exit_status);
-    }
-    value
-}
-
-fn pool_list(facts: &PoolFacts) -> Value {
-    let pool = |pool: &Pool| {
-        json!({
-            "name": pool.name,
-            "state": pool.state,
-            "scan": pool.scan,
-            "data-errors": pool.data_errors,
-            "vdevs": vdevs(&pool.vdevs),
-            "classes": pool.classes.iter().map(|(class, list)| (class.clone(), vdevs(list))).collect::<serde_json::Map<_, _>>(),
-        })
-    };
-    facts.pools.iter().map(pool).collect()
-}
-
-/// Disks that ZFS names by the kernel's names are one like the other, so that their order is not seen.
-fn vdevs(list: &[Vdev]) -> Value {
-    let mut values: Vec<(String, Value)> = list
-        .iter()
-        .map(|vdev| {
-            let name = hide_kernel_disk(&vdev.name, DISK);
-            let value = json!({
-                "name": name,
-                "kind": vdev.kind,
-                "state": vdev.state,
-                "errors": [vdev.read_errors, vdev.write_errors, vdev.checksum_errors],
-                "vdevs": vdevs(&vdev.vdevs),
-            });
-            (format!("{name} {value}"), value)
-        })
-        .collect();
-    values.sort_by(|a, b| a.0.cmp(&b.0));
-    values.into_iter().map(|(_, value)| value).collect()
-}
+#[cfg(test)]
+mod tests;

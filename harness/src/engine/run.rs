@@ -5,8 +5,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use super::failure::{Failure, StepError, chain};
+use super::redact::Redactor;
 use super::session::Session;
-use super::{checks, nas, redact, snapshot};
+use super::{checks, nas, snapshot};
 use crate::event::{EventKind, Verdict};
 use crate::evidence::ScenarioFolder;
 use crate::guest::{Exec, Exit, Guest, GuestError, Nested};
@@ -402,15 +403,17 @@ impl<'a> Runner<'a> {
         for probe in probes {
             self.read(number, name, *probe).await?;
             let facts = &self.facts[probe];
-            let text = redact::snapshot_text(facts).map_err(|error| {
-                Failure::new(
-                    FailureKind::Snapshot,
-                    format!(
-                        "the facts of `{probe}` cannot be held against a snapshot: {}",
-                        chain(&error)
-                    ),
-                )
-            })?;
+            let text = Redactor::new(&self.scenario.lab)
+                .snapshot_text(facts)
+                .map_err(|error| {
+                    Failure::new(
+                        FailureKind::Snapshot,
+                        format!(
+                            "the facts of `{probe}` cannot be held against a snapshot: {}",
+                            chain(&error)
+                        ),
+                    )
+                })?;
             self.keep(
                 &format!("{}.snapshot.json", fact_file(number, name, *probe)),
                 &text,

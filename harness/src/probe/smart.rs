@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod json;
+
+use self::json::{Attributes, Smartctl};
 use super::facts::{ProbeError, ask};
 use super::{ParseError, Probe};
 use crate::guest::{Exec, Guest};
@@ -123,114 +126,6 @@ echo end
 /// [`ProbeError`].
 pub async fn read<G: Guest>(nas: &G, limit: Duration) -> Result<(SmartFacts, String), ProbeError> {
     ask(Probe::Smart, nas, Exec::shell(SCRIPT, limit), parse).await
-}
-
-#[derive(Deserialize)]
-struct Smartctl {
-    smartctl: Run,
-    device: Option<Device>,
-    model_family: Option<String>,
-    model_name: Option<String>,
-    scsi_product: Option<String>,
-    serial_number: Option<String>,
-    wwn: Option<RawWwn>,
-    logical_unit_id: Option<String>,
-    firmware_version: Option<String>,
-    scsi_revision: Option<String>,
-    user_capacity: Option<Capacity>,
-    logical_block_size: Option<u32>,
-    physical_block_size: Option<u32>,
-    rotation_rate: Option<u32>,
-    smart_support: Option<Support>,
-    smart_status: Option<Passed>,
-    ata_smart_attributes: Option<Attributes>,
-    ata_smart_error_log: Option<ErrorLog>,
-    ata_smart_self_test_log: Option<SelfTestLog>,
-    nvme_smart_health_information_log: Option<Health>,
-}
-
-#[derive(Deserialize)]
-struct Run {
-    exit_status: u8,
-    #[serde(default)]
-    argv: Vec<String>,
-    #[serde(default)]
-    messages: Vec<Message>,
-}
-
-#[derive(Deserialize)]
-struct Message {
-    string: String,
-}
-
-#[derive(Deserialize)]
-struct Device {
-    name: String,
-    protocol: String,
-}
-
-#[derive(Deserialize)]
-struct RawWwn {
-    naa: u64,
-    oui: u64,
-    id: u64,
-}
-
-#[derive(Deserialize)]
-struct Capacity {
-    bytes: u64,
-}
-
-#[derive(Deserialize)]
-struct Support {
-    available: bool,
-    enabled: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct Passed {
-    passed: bool,
-}
-
-#[derive(Deserialize)]
-struct Attributes {
-    table: Vec<RawAttribute>,
-}
-
-#[derive(Deserialize)]
-struct RawAttribute {
-    id: u8,
-    name: String,
-    value: u8,
-    worst: Option<u8>,
-    thresh: Option<u8>,
-    when_failed: String,
-    raw: Raw,
-}
-
-#[derive(Deserialize)]
-struct Raw {
-    value: u64,
-}
-
-#[derive(Deserialize)]
-struct ErrorLog {
-    summary: Count,
-}
-
-#[derive(Deserialize)]
-struct SelfTestLog {
-    standard: Count,
-}
-
-#[derive(Deserialize)]
-struct Count {
-    count: u64,
-}
-
-#[derive(Deserialize)]
-struct Health {
-    critical_warning: u8,
 }
 
 /// Parses one JSON document after the other, and a line `end`.

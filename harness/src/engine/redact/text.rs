@@ -147,8 +147,10 @@ mod tests {
             ),
             (
                 "00:01.0 Class [ffff]: Device [1af4:1045] (rev 01)",
-                "00:01.0 Class [ffff]: Device [1af4:1045] (rev 01)",
+                "00:01.0 Class [ffff]: [device-name] [1af4:1045]",
             ),
+            // A line that lspci does not print stays as it is.
+            ("lspci: Unknown", "lspci: Unknown"),
         ] {
             assert_eq!(lspci_line(line).1, stable);
         }
