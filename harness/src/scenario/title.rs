@@ -41,3 +41,90 @@ fn first_line(command: &str) -> String {
         short
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Expect, ExpectPve, GuestName, Run};
+    use super::*;
+    use crate::probe::Probe;
+
+    fn run(command: &str, on: GuestName) -> Action {
+        Action::Run(Run {
+            command: command.to_owned(),
+            on,
+            exit: 0,
+            save: None,
+            same_as: None,
+        })
+    }
+
+    #[test]
+    fn titles_say_what_is_done() {
+        let file = || "/etc/modules".to_owned();
+        let expect = Expect {
+            pve: Some(ExpectPve {
+                disks: Some(Vec::new()),
+                ..ExpectPve::default()
+            }),
+            nas: None,
+        };
+        for (action, title) in [
+            (
+                Action::Set {
+                    file: "/etc/default/grub".to_owned(),
+                    key: "GRUB_TIMEOUT".to_owned(),
+                    value: "0".to_owned(),
+                },
+                "set GRUB_TIMEOUT in /etc/default/grub",
+            ),
+            (
+                Action::Append {
+                    file: file(),
+                    lines: vec!["vfio".to_owned()],
+                },
+                "append `vfio` to /etc/modules",
+            ),
+            (
+                Action::Write {
+                    file: file(),
+                    content: String::new(),
+                },
+                "write /etc/modules",
+            ),
+            (run("update-grub", GuestName::Pve), "run update-grub"),
+            (run("a &&\nb\n", GuestName::Pve), "run a &&…"),
+            (
+                run(&"é".repeat(60), GuestName::Nas),
+                &format!("run {} in the NAS", "é".repeat(60)),
+            ),
+            (
+                run(&"é".repeat(61), GuestName::Pve),
+                &format!("run {}…", "é".repeat(60)),
+            ),
+            (Action::Reboot, "reboot"),
+            (
+                Action::VmConfig {
+                    vm: 100,
+                    line: "cores: 2".to_owned(),
+                },
+                "configure VM 100: cores: 2",
+            ),
+            (Action::Start(100), "start VM 100"),
+            (Action::Stop(100), "stop VM 100"),
+            (
+                Action::SwapSerials(["A".to_owned(), "B".to_owned()]),
+                "swap the serials A and B",
+            ),
+            (
+                Action::Probe {
+                    name: "nas".to_owned(),
+                    probes: vec![Probe::NasDisks, Probe::Smart],
+                },
+                "probe nas-disks, smart (nas)",
+            ),
+            (Action::Expect(Box::new(expect)), "expect pve.disks"),
+        ] {
+            assert_eq!(action.title(), title);
+        }
+    }
+}
