@@ -308,6 +308,7 @@ pub fn toolbox_qemu(toolbox: &Toolbox) -> QemuProgram {
         toolbox.qemu_version().to_owned(),
         toolbox.digest().to_owned(),
     )
+    .with_environment("QEMU_MODULE_DIR", toolbox.qemu_module_dir())
 }
 
 /// Builds images on a thread of its own, and ends the build when the run is stopped.
