@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::lab::{Iommu, Lab};
 use crate::probe::cmdline::CmdlineFacts;
 use crate::probe::dmesg::DmesgIommuFacts;
-use crate::probe::initramfs::InitramfsFacts;
+use crate::probe::initramfs::{InitramfsFacts, ModprobeRule};
 use crate::probe::iommu::IommuFacts;
 use crate::probe::listing::GroupListingFacts;
 use crate::probe::modules::{ModuleFacts, WATCH_LIST};
@@ -222,6 +222,14 @@ fn initramfs(facts: &InitramfsFacts) -> Value {
         .filter(|rule| WATCH_LIST.contains(&rule.module.as_str()))
         .collect();
     rules.sort();
+    // Proxmox's kernel packages name their list of watchdogs by the kernel.
+    let rules: Vec<ModprobeRule> = rules
+        .into_iter()
+        .map(|rule| ModprobeRule {
+            file: rule.file.replace(&facts.kernel, KERNEL),
+            ..rule.clone()
+        })
+        .collect();
     json!({ "drivers": facts.drivers, "rules": rules, "modules": facts.modules })
 }
 

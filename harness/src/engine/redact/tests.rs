@@ -137,7 +137,9 @@ fn drivers_and_module_states_count_and_the_cpus_kvm_does_not() {
     );
 
     let initramfs = |output: &str| Facts::Initramfs(images::parse(output).unwrap());
-    let here = sample!("initramfs-debian13.txt");
+    let watchdogs =
+        "rule\tlib/modprobe.d/blacklist_6.12.117+deb13-amd64.conf\tblacklist\tiTCO_wdt\nend\n";
+    let here = &sample!("initramfs-debian13.txt").replace("end\n", watchdogs);
     same(
         initramfs(here),
         initramfs(
