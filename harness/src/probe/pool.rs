@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{ProbeError, ask};
+use super::facts::{ProbeError, understand};
 use super::{ParseError, Probe};
 use crate::guest::{Exec, Guest};
 
@@ -106,7 +106,18 @@ impl Vdev {
 /// [`ProbeError`].
 pub async fn read<G: Guest>(nas: &G, limit: Duration) -> Result<(PoolFacts, String), ProbeError> {
     let exec = Exec::new("zpool", ["status", "-j", "--json-int"], limit);
-    ask(Probe::Pool, nas, exec, parse).await
+    let guest = nas.name();
+    let output = nas.run(exec).await.map_err(|source| ProbeError::Guest {
+        probe: Probe::Pool,
+        guest,
+        source,
+    })?;
+    // With no pool there may be no JSON, but only a message.
+    let mut raw = output.stdout_text();
+    if raw.trim().is_empty() {
+        raw = output.stderr_text();
+    }
+    understand(Probe::Pool, guest, raw, parse)
 }
 
 /// What ZFS prints.
@@ -149,6 +160,9 @@ struct RawVdev {
     vdevs: BTreeMap<String, RawVdev>,
 }
 
+/// What `zpool status` says where there is no pool.
+const NO_POOLS: &str = "no pools available";
+
 /// The version of `zpool status`'s JSON that this module knows.
 const KNOWN_VERSION: u64 = 0;
 
@@ -160,6 +174,9 @@ const KNOWN_VERSION: u64 = 0;
 pub fn parse(output: &str) -> Result<PoolFacts, ParseError> {
     if output.trim().is_empty() {
         return Err(ParseError::Empty);
+    }
+    if output.trim() == NO_POOLS {
+        return Ok(PoolFacts { pools: Vec::new() });
     }
     let status: Status = serde_json::from_str(output).map_err(ParseError::Json)?;
     let version = &status.output_version;
@@ -277,13 +294,17 @@ mod tests {
     fn no_pool_is_a_fact() {
         let none = r#"{"output_version":{"command":"zpool status","vers_major":0,"vers_minor":1},"pools":{}}"#;
         assert!(parse(none).unwrap().pools.is_empty());
+        assert!(parse("no pools available\n").unwrap().pools.is_empty());
     }
 
     #[test]
     fn what_is_not_known_is_refused() {
         for (output, says) in [
             (String::new(), "no output"),
-            ("no pools available\n".to_owned(), "not the JSON"),
+            (
+                "cannot open 'tank': no such pool\n".to_owned(),
+                "not the JSON",
+            ),
             (ONLINE[..ONLINE.len() / 2].to_owned(), "not the JSON"),
             (
                 ONLINE.replace("\"vers_major\": 0", "\"vers_major\": 1"),
