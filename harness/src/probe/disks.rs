@@ -209,6 +209,15 @@ mod tests {
     }
 
     #[test]
+    fn the_nas_boots_from_a_virtual_disk_whose_partition_is_mounted() {
+        let facts = parse(include_str!("samples/lsblk-nas.json")).unwrap();
+        assert_eq!(facts.disks.len(), 4);
+        let boot = facts.boot_disk().unwrap();
+        assert_eq!(boot.model.as_deref(), Some("QEMU HARDDISK"));
+        assert!(!facts.by_serial("ZTM093QT").unwrap().holds_root);
+    }
+
+    #[test]
     fn a_boot_pool_of_truenas_holds_the_root_and_no_optical_drive_is_a_disk() {
         // Written by hand after what a TrueNAS SCALE shows.
         let device = |name: &str, kind: &str, fstype: &str, children: &str| {

@@ -258,6 +258,7 @@ mod tests {
     use super::*;
 
     const ONLINE: &str = include_str!("samples/zpool-online.json");
+    const NONE: &str = include_str!("samples/zpool-none.json");
     const DEGRADED: &str = include_str!("samples/zpool-degraded.json");
 
     #[test]
@@ -273,7 +274,14 @@ mod tests {
             .iter()
             .map(|disk| disk.name.as_str())
             .collect();
-        assert_eq!(disks, ["sdb", "sdc", "sdd"]);
+        assert_eq!(
+            disks,
+            [
+                "ata-ST12000NM0008-2H3101_ZLM2BF4E",
+                "ata-ST12000NM0008-2H3101_ZTM093QT",
+                "ata-ST12000NM0008-2H3101_ZTM09FD7",
+            ]
+        );
         let scan = tank.scan.as_ref().unwrap();
         assert_eq!(
             (scan.function.as_str(), scan.state.as_str(), scan.errors),
@@ -283,17 +291,24 @@ mod tests {
 
     #[test]
     fn errors_are_counted_over_the_whole_tree() {
-        let facts = parse(DEGRADED).unwrap();
-        let tank = facts.pool("tank").unwrap();
-        assert_eq!((tank.state.as_str(), tank.errors()), ("DEGRADED", 4));
-        assert_eq!(tank.vdevs[0].vdevs[1].state, "UNAVAIL");
-        assert!(tank.status.is_some());
+        let tank = parse(DEGRADED).unwrap().pools.remove(0);
+        assert_eq!((tank.state.as_str(), tank.errors()), ("DEGRADED", 0));
+        assert_eq!(tank.vdevs[0].vdevs[0].state, "OFFLINE");
+        assert!(
+            tank.status
+                .is_some_and(|status| status.contains("taken offline"))
+        );
+
+        // The three disks and the vdev over them; the root is the pool itself.
+        let errors = DEGRADED
+            .replace("\"read_errors\":0", "\"read_errors\":3")
+            .replace("\"error_count\":0", "\"error_count\":1");
+        assert_eq!(parse(&errors).unwrap().pools[0].errors(), 4 * 3 + 1);
     }
 
     #[test]
     fn no_pool_is_a_fact() {
-        let none = r#"{"output_version":{"command":"zpool status","vers_major":0,"vers_minor":1},"pools":{}}"#;
-        assert!(parse(none).unwrap().pools.is_empty());
+        assert!(parse(NONE).unwrap().pools.is_empty());
         assert!(parse("no pools available\n").unwrap().pools.is_empty());
     }
 
@@ -307,7 +322,7 @@ mod tests {
             ),
             (ONLINE[..ONLINE.len() / 2].to_owned(), "not the JSON"),
             (
-                ONLINE.replace("\"vers_major\": 0", "\"vers_major\": 1"),
+                ONLINE.replace("\"vers_major\":0", "\"vers_major\":1"),
                 "version 1",
             ),
             (ONLINE.replace("zpool status", "zpool list"), "`zpool list`"),
@@ -317,7 +332,7 @@ mod tests {
             ),
             // Without --json-int numbers are texts, and large ones are rounded.
             (
-                ONLINE.replace("\"read_errors\": 0", "\"read_errors\": \"0\""),
+                ONLINE.replace("\"read_errors\":0", "\"read_errors\":\"0\""),
                 "not the JSON",
             ),
         ] {
