@@ -1,3 +1,7 @@
-//! The `midclt` of the guest.
+//! The `midclt` of the truenas-like guest.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    midclt::cli::main(std::env::args_os().skip(1))
+}
