@@ -81,7 +81,7 @@ impl TreeBuilder<'_> {
         let tree = &recipe.tree;
         let mut argv: Vec<OsString> = Vec::new();
         if self.nice {
-            argv.extend(["nice".into(), "-n10".into()]);
+            argv.extend(["nice".into(), "-n5".into()]);
         }
         argv.push("env".into());
         argv.extend(self.mmdebstrap.environment());
