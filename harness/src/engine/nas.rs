@@ -39,7 +39,7 @@ pub(super) fn config_path(vm: Vmid) -> String {
     format!("/etc/pve/qemu-server/{vm}.conf")
 }
 
-/// Starts the VM and waits until its guest agent answers.
+/// Starts the VM and waits until its guest agent answers and its boot is over.
 pub(super) async fn start(
     machine: &Machine,
     vm: Vmid,
@@ -60,10 +60,12 @@ pub(super) async fn start(
     let result = machine
         .watched(&up, deadlines.nas_start, answers(pve, vm, &up, deadlines))
         .await?;
-    match result {
-        None => Ok(nas),
-        Some(failure) => Err(failure.into()),
+    if let Some(failure) = result {
+        return Err(failure.into());
     }
+    let settled = nas.run(Exec::settled(deadlines.nas_start));
+    machine.watched(&up, deadlines.nas_start, settled).await?;
+    Ok(nas)
 }
 
 /// Asks the VM's agent until it answers. The console is looked at between two attempts, so that a

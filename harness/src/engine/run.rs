@@ -1,8 +1,9 @@
 //! One scenario's way through its lab.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::failure::{Failure, StepError, chain};
 use super::redact::Redactor;
@@ -12,7 +13,7 @@ use crate::event::{EventKind, Verdict};
 use crate::evidence::ScenarioFolder;
 use crate::guest::{Exec, Exit, Guest, GuestError, Nested};
 use crate::lab::Lab;
-use crate::machine::{Disks, Machine, MachineError, Placement};
+use crate::machine::{Disks, Machine, Placement};
 use crate::probe::{self, Facts, Probe, ProbeError};
 use crate::scenario::{Action, Expect, FailureKind, GuestName, Run, Scenario, Step, edit};
 
@@ -198,7 +199,7 @@ impl<'a> Runner<'a> {
                 let deadlines = self.session.deadlines();
                 let start = Instant::now();
                 self.nas = Some(nas::start(self.running()?, *vm, deadlines).await?);
-                self.phase("the NAS guest's agent answers", start);
+                self.phase("the NAS is up", start);
                 Ok(())
             }
             Action::Stop(vm) => {
@@ -239,7 +240,7 @@ impl<'a> Runner<'a> {
         let start = Instant::now();
         let (machine, _) = boot.await?;
         self.machine = Some(machine);
-        self.phase("the host's agent answers", start);
+        self.phase("the host is up", start);
         self.write_file(&nas::config_path(nas::NAS), nas::CONFIG)
             .await
     }
@@ -266,7 +267,7 @@ impl<'a> Runner<'a> {
         if let Some(machine) = &mut self.machine {
             machine.reboot().await?;
         }
-        self.phase("the host's agent answers again", start);
+        self.phase("the host is up again", start);
         Ok(())
     }
 
@@ -439,32 +440,14 @@ impl<'a> Runner<'a> {
         } else {
             None
         };
-        let reading = machine
-            .watched(&format!("the facts of `{probe}`"), limit, async {
-                match probe::read(probe, machine.agent(), nas, limit).await {
-                    Ok(reading) => Ok(Ok(reading)),
-                    Err(ProbeError::Guest { source, .. }) => Err(source),
-                    Err(error) => Ok(Err(error)),
-                }
-            })
-            .await
-            .map_err(|error: MachineError| StepError::from(error))?
-            .map_err(|error| {
-                Failure::new(
-                    FailureKind::Command,
-                    format!(
-                        "the answer to the probe `{probe}` makes no sense: {}",
-                        chain(&error)
-                    ),
-                )
-            })?;
-        self.keep(
-            &format!("{}.raw.txt", fact_file(number, name, probe)),
-            &reading.raw,
-        )?;
+        let file = fact_file(number, name, probe);
+        let read = probe::read(probe, machine.agent(), nas, limit);
+        let what = format!("the probe `{probe}`");
+        let reading = self.understood(&what, limit, &file, read).await?;
+        self.keep(&format!("{file}.raw.txt"), &reading.raw)?;
         let json = serde_json::to_string_pretty(&reading.facts)
             .map_err(|error| StepError::SetUp(chain(&error)))?;
-        self.keep(&format!("{}.json", fact_file(number, name, probe)), &json)?;
+        self.keep(&format!("{file}.json"), &json)?;
         self.facts.insert(probe, reading.facts);
         Ok(())
     }
@@ -481,12 +464,7 @@ impl<'a> Runner<'a> {
             self.read(number, "expect", probe).await?;
         }
         let loop_output = if checks::needs_loop(expect) {
-            let limit = self.session.deadlines().command;
-            let exec = Exec::new("bash", ["-c", probe::WRITE_UP_LOOP], limit);
-            let output = self
-                .on_pve_lenient("the write-up's loop over the IOMMU groups", exec)
-                .await?;
-            Some(output)
+            Some(self.write_up_loop().await?)
         } else {
             None
         };
@@ -505,16 +483,44 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// A command whose output counts whatever its exit code is: the loop's last `lspci` fails where
-    /// there are no groups.
-    async fn on_pve_lenient(&mut self, what: &str, exec: Exec) -> Result<String, StepError> {
+    async fn write_up_loop(&mut self) -> Result<String, StepError> {
         self.boot().await?;
-        let machine = self.running()?;
-        let limit = exec.limit;
-        Ok(machine
-            .watched(what, limit, machine.agent().exec(exec))
-            .await?
-            .stdout_text())
+        let what = "the write-up's loop over the IOMMU groups";
+        let limit = self.session.deadlines().command;
+        let pve = self.running()?.agent();
+        let run = probe::listing::run_write_up_loop(pve, limit);
+        self.understood(what, limit, "loop", run).await
+    }
+
+    /// Waits for a probe. An answer that makes no sense is kept, and is a failure of its own, apart
+    /// from a guest that does not answer.
+    async fn understood<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        file: &str,
+        probe: impl Future<Output = Result<T, ProbeError>>,
+    ) -> Result<T, StepError> {
+        let answer = self
+            .running()?
+            .watched(what, limit, async {
+                match probe.await {
+                    Ok(facts) => Ok(Ok(facts)),
+                    Err(ProbeError::Guest { source, .. }) => Err(source),
+                    Err(error) => Ok(Err(error)),
+                }
+            })
+            .await?;
+        match answer {
+            Ok(facts) => Ok(facts),
+            Err(error) => {
+                if let ProbeError::Parse { raw, .. } = &error {
+                    self.keep(&format!("{file}.raw.txt"), raw)?;
+                }
+                let message = format!("the answer to {what} makes no sense: {}", chain(&error));
+                Err(Failure::new(FailureKind::Command, message).into())
+            }
+        }
     }
 
     async fn keep_nas_console(&self) -> Option<Vec<String>> {

@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::agent::Agent;
 use super::exec::{Exec, Exit, Guest, GuestError, Output};
-use crate::poll::{Pace, TimedOut, poll};
 use crate::scenario::Vmid;
 
 const NAME: &str = "nas";
@@ -34,42 +33,6 @@ impl Nested {
     /// The VM `vmid` of the host behind `host`.
     pub fn new(host: Agent, vmid: Vmid) -> Self {
         Nested { host, vmid }
-    }
-
-    /// Waits until the VM's guest agent answers.
-    ///
-    /// # Errors
-    /// [`GuestError::Timeout`]; the host's own `Timeout` and `Broken` end the wait at once.
-    pub async fn wait_ready(&self, limit: Duration) -> Result<(), GuestError> {
-        let ping = format!("qm guest cmd {} ping", self.vmid);
-        // Owned by the closure: one that borrows from `self` cannot be proven `Send`.
-        let (host, vmid) = (self.host.clone(), self.vmid.to_string());
-        let answered = async move || {
-            let exec = Exec::new("qm", ["guest", "cmd", &vmid, "ping"], host.answer_limit());
-            let output = host.exec(exec).await.map_err(Ended::Trouble)?;
-            Ok(output.success().then_some(()))
-        };
-        let ready = poll(&ping, limit, Pace::SLOW, answered).await;
-        ready.map_err(|ended| match ended {
-            Ended::Trouble(error) => error,
-            Ended::Late => GuestError::Timeout {
-                guest: NAME,
-                request: ping,
-                limit,
-            },
-        })
-    }
-}
-
-/// What ends the wait for the agent.
-enum Ended {
-    Late,
-    Trouble(GuestError),
-}
-
-impl From<TimedOut> for Ended {
-    fn from(_: TimedOut) -> Self {
-        Ended::Late
     }
 }
 

@@ -83,6 +83,9 @@ pub enum MachineError {
     SameBoot(String),
 }
 
+/// How soon after a channel broke QEMU's end or its events are known, if they are the cause.
+const CAUSE_COMES_WITHIN: Duration = Duration::from_secs(2);
+
 /// What a machine's events have said so far.
 #[derive(Debug, Clone, Default)]
 struct Status {
@@ -139,7 +142,7 @@ pub struct Machine {
 
 impl Machine {
     /// Starts QEMU with the CPUs stopped, connects every channel, lets it run, and waits until the
-    /// host's guest agent answers.
+    /// host's guest agent answers and its boot is over.
     ///
     /// # Errors
     /// When QEMU cannot be started, or the host does not come up: the error says which of process,
@@ -364,6 +367,7 @@ impl Machine {
                 std::future::pending::<()>().await;
             }
             self.agent.wait_ready(self.deadlines.boot).await?;
+            self.agent.run(Exec::settled(self.deadlines.boot)).await?;
             self.agent.boot_id().await
         })
         .await
@@ -376,12 +380,16 @@ impl Machine {
             return error;
         };
         let mut status = self.status.clone();
-        tokio::select! {
-            biased;
-            exit = self.process.wait() => exited(&self.process, exit, what),
-            incident = incident(&mut status) => incident.error(what),
-            () = tokio::time::sleep(Duration::from_secs(2)) => error,
-        }
+        let cause = async {
+            tokio::select! {
+                biased;
+                exit = self.process.wait() => exited(&self.process, exit, what),
+                incident = incident(&mut status) => incident.error(what),
+            }
+        };
+        tokio::time::timeout(CAUSE_COMES_WITHIN, cause)
+            .await
+            .unwrap_or(error)
     }
 }
 

@@ -170,16 +170,3 @@ async fn more_input_than_qm_passes_on_is_refused() {
     assert!(error.to_string().contains("1 MiB"), "{error}");
     assert!(calls.lock().unwrap().is_empty());
 }
-
-#[tokio::test]
-async fn readiness_is_asked_for_until_the_agent_answers() {
-    let asked = Arc::new(Mutex::new(0));
-    let (_server, nas, _) = host(move |args, _| {
-        assert_eq!(args, ["guest", "cmd", "100", "ping"]);
-        let mut asked = asked.lock().unwrap();
-        *asked += 1;
-        let code = if *asked < 2 { 255 } else { 0 };
-        (code, String::new(), "QEMU guest agent is not running")
-    });
-    nas.wait_ready(PLENTY).await.unwrap();
-}
