@@ -1,5 +1,6 @@
-//! The guest agent. Each command is preceded by `guest-sync-delimited`, so that answers to somebody else's abandoned
-//! command are never taken for one's own.
+//! The guest agent. A connection's first command is preceded by `guest-sync-delimited`, so that
+//! answers to somebody else's abandoned command are never taken for one's own; after it, answers
+//! come in order.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -22,6 +23,7 @@ pub type AgentAnswer = Option<Result<Value, String>>;
 pub struct Agent {
     channel: Channel,
     vmid: u32,
+    in_step: bool,
 }
 
 impl Agent {
@@ -34,7 +36,11 @@ impl Agent {
     ) -> Result<Self, MonitorError> {
         let path = host.run_file(vmid, "qga");
         match Channel::connect(&path, &format!("VM {vmid} qga"), host.limit(limit)) {
-            Ok(channel) => Ok(Self { channel, vmid }),
+            Ok(channel) => Ok(Self {
+                channel,
+                vmid,
+                in_step: false,
+            }),
             Err(reason) => Err(MonitorError {
                 vmid,
                 command: command.to_owned(),
@@ -70,23 +76,16 @@ impl Agent {
         arguments: &Value,
         deadline: Instant,
     ) -> Result<Result<Value, String>, String> {
-        let id =
-            u64::from(std::process::id()) * 1_000_000 + NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let sync = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
         let request = match arguments.as_object() {
             Some(arguments) if arguments.is_empty() => json!({"execute": command}),
             _ => json!({"execute": command, "arguments": arguments}),
         };
-        // The leading byte is none of JSON: it ends whatever half a command the agent may still hold.
-        let mut data = vec![0xff];
-        data.extend_from_slice(format!("{sync}\n{request}\n").as_bytes());
-        self.channel.send(&data, deadline)?;
-        loop {
-            self.channel.until(0xff, deadline)?;
-            let echoed = self.message(deadline)?;
-            if echoed.get("return").and_then(Value::as_u64) == Some(id) {
-                break;
-            }
+        if self.in_step {
+            self.channel
+                .send(format!("{request}\n").as_bytes(), deadline)?;
+        } else {
+            self.synchronise(&request, deadline)?;
+            self.in_step = true;
         }
         let mut answer = self.message(deadline)?;
         if let Some(error) = answer.get("error") {
@@ -100,6 +99,24 @@ impl Agent {
             .get_mut("return")
             .map(Value::take)
             .unwrap_or_default()))
+    }
+
+    /// Sends the first command behind a mark, and reads up to the mark's echo.
+    fn synchronise(&mut self, request: &Value, deadline: Instant) -> Result<(), String> {
+        let id =
+            u64::from(std::process::id()) * 1_000_000 + NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let sync = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
+        // The leading byte is none of JSON: it ends whatever half a command the agent may still hold.
+        let mut data = vec![0xff];
+        data.extend_from_slice(format!("{sync}\n{request}\n").as_bytes());
+        self.channel.send(&data, deadline)?;
+        loop {
+            self.channel.until(0xff, deadline)?;
+            let echoed = self.message(deadline)?;
+            if echoed.get("return").and_then(Value::as_u64) == Some(id) {
+                return Ok(());
+            }
+        }
     }
 
     fn message(&mut self, deadline: Instant) -> Result<Value, String> {
