@@ -43,7 +43,7 @@ pub enum EventKind {
     ScenarioStarted {
         /// Its name.
         scenario: String,
-        /// How many steps it has.
+        /// How many steps it has, what must hold at the end being one.
         steps: usize,
         /// Its folder with evidence.
         folder: PathBuf,

@@ -466,9 +466,10 @@ impl Identity {
         }
     }
 
-    /// A virtual disk of L1's QEMU, which is not the lab's hardware.
+    /// A virtual disk of L1's QEMU, which is not the lab's hardware. udev writes its model, and so
+    /// TrueNAS's middleware, with an underscore.
     fn is_virtual(&self) -> bool {
-        self.model == "QEMU HARDDISK"
+        matches!(self.model.as_str(), "QEMU HARDDISK" | "QEMU_HARDDISK")
     }
 }
 

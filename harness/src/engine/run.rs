@@ -111,7 +111,7 @@ impl<'a> Runner<'a> {
         for (index, step) in self.scenario.steps.iter().enumerate() {
             self.step(index + 1, &step.title, Some(step)).await?;
         }
-        if self.scenario.expect != Expect::default() {
+        if self.scenario.checks_at_the_end() {
             let number = self.scenario.steps.len() + 1;
             self.step(number, "what must hold at the end", None).await?;
         }

@@ -207,7 +207,7 @@ impl Session {
         };
         self.events.emit(EventKind::ScenarioStarted {
             scenario: scenario.name.clone(),
-            steps: scenario.steps.len(),
+            steps: scenario.steps.len() + usize::from(scenario.checks_at_the_end()),
             folder: folder.path().to_owned(),
         });
         let mut runner = match Runner::new(self, scenario, &folder) {

@@ -169,6 +169,17 @@ fn is_true(value: &Value) -> bool {
     matches!(value, Value::Bool(true)) || value.as_i64() == Some(1) || value.as_str() == Some("1")
 }
 
+/// What a command printed: `qm` gives each byte as the character of that number.
+fn bytes(text: &str) -> Vec<u8> {
+    text.chars()
+        // A character of more than one byte is none of `qm`'s; it stands for itself.
+        .flat_map(|one| match u8::try_from(u32::from(one)) {
+            Ok(byte) => vec![byte],
+            Err(_) => one.to_string().into_bytes(),
+        })
+        .collect()
+}
+
 /// Reads what `qm guest exec` printed; `None` when the command had not ended in time.
 fn parse(text: &str) -> Result<Option<Output>, String> {
     let report: Report = serde_json::from_str(text)
@@ -186,7 +197,7 @@ fn parse(text: &str) -> Result<Option<Output>, String> {
     };
     Ok(Some(Output {
         exit,
-        stdout: report.out_data.into_bytes(),
-        stderr: report.err_data.into_bytes(),
+        stdout: bytes(&report.out_data),
+        stderr: bytes(&report.err_data),
     }))
 }

@@ -27,6 +27,13 @@ pub struct Scenario {
     pub failure: Option<ExpectedFailure>,
 }
 
+impl Scenario {
+    /// Whether something must hold when all steps are done.
+    pub fn checks_at_the_end(&self) -> bool {
+        self.expect != Expect::default()
+    }
+}
+
 /// A step: one action, with a title for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
