@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::{Scope, ScopedJoinHandle};
-use std::time::Instant;
 
 use crate::cache::Cache;
 use crate::cancel::Cancel;
@@ -20,6 +19,7 @@ use crate::privilege::Privilege;
 use crate::recipe::{Recipe, recipe_of};
 use crate::toolbox::Toolbox;
 use crate::tree::TreeBuilder;
+use crate::workshop::{Built, Site, Workshop};
 
 /// The file of a tree's folder.
 const TREE: &str = "tree.tar";
@@ -94,10 +94,11 @@ pub fn ensure(
     };
     let build = Build::new(cache, observer, inner);
     cache.sweep(|path| {
-        build
-            .host()?
-            .privilege
-            .remove(path, &cache.root().join("logs/sweep.log"), &build.cancel)
+        build.host()?.privilege.remove(
+            path,
+            &cache.root().join("logs/sweep.log"),
+            &build.workshop.cancel,
+        )
     })?;
     std::thread::scope(|scope| {
         let toolbox = build.start(scope, Artifact::Toolbox, |build| build.toolbox());
@@ -150,37 +151,23 @@ struct Host {
     mmdebstrap: Mmdebstrap,
 }
 
-#[derive(Clone)]
-struct Built {
-    dir: PathBuf,
-    manifest: Manifest,
-}
-
 type Programs = BTreeMap<String, (PathBuf, String)>;
 
 struct Build<'a> {
-    cache: &'a Cache,
-    observer: &'a dyn Observer,
-    cancel: Cancel,
+    workshop: Workshop<'a>,
     host: Slot<Host>,
     toolbox: Slot<Toolbox>,
     programs: Slot<Programs>,
 }
 
-/// Where one artifact is being built.
-struct Site<'a> {
-    work: &'a Path,
-    content: &'a Path,
-    log: &'a Path,
-    line: &'a dyn Fn(&str),
-}
-
 impl<'a> Build<'a> {
     fn new(cache: &'a Cache, observer: &'a dyn Observer, cancel: Cancel) -> Self {
         Self {
-            cache,
-            observer,
-            cancel,
+            workshop: Workshop {
+                cache,
+                observer,
+                cancel,
+            },
             host: Slot::new(),
             toolbox: Slot::new(),
             programs: Slot::new(),
@@ -196,18 +183,18 @@ impl<'a> Build<'a> {
         scope.spawn(move || {
             make(self).inspect_err(|error| {
                 if !error.is_cancelled() {
-                    self.observer.event(BuildEvent::Failed(artifact));
+                    self.workshop.observer.event(BuildEvent::Failed(artifact));
                 }
-                self.cancel.cancel();
+                self.workshop.cancel.cancel();
             })
         })
     }
 
     fn host(&self) -> Result<Host> {
         once(&self.host, || {
-            let note = |text| self.observer.event(BuildEvent::Note(text));
+            let note = |text| self.workshop.observer.event(BuildEvent::Note(text));
             let privilege = Privilege::detect()?;
-            let mmdebstrap = Mmdebstrap::find(self.cache, &self.cancel, &note)?;
+            let mmdebstrap = Mmdebstrap::find(self.workshop.cache, &self.workshop.cancel, &note)?;
             note(format!("building images as {privilege}"));
             Ok(Host {
                 privilege,
@@ -219,26 +206,45 @@ impl<'a> Build<'a> {
     fn toolbox(&self) -> Result<Toolbox> {
         once(&self.toolbox, || {
             let recipe = recipe_of(Artifact::Toolbox)?;
-            let built = self.obtain(Artifact::Toolbox, &recipe.tree_key()?, |site| {
-                let archive = site.work.join(TREE);
-                let facts = self.mmdebstrap(&recipe, &archive, site, false)?;
-                fs::remove_dir(site.content).map_err(Error::io("remove", site.content))?;
-                merge::unpack(&archive, &recipe.tree.leave_out, site.content)?;
-                Ok(facts)
-            })?;
+            let built = self.workshop.obtain(
+                Artifact::Toolbox,
+                &recipe.tree_key()?,
+                &|| recipe_of(Artifact::Toolbox)?.tree_key(),
+                |site| {
+                    let archive = site.work.join(TREE);
+                    let facts = self.mmdebstrap(&recipe, &archive, site, false)?;
+                    fs::remove_dir(site.content).map_err(Error::io("remove", site.content))?;
+                    merge::unpack(&archive, &recipe.tree.leave_out, site.content)?;
+                    Ok(facts)
+                },
+            )?;
             Ok(Toolbox::new(built.dir, built.manifest))
         })
     }
 
     fn programs(&self) -> Result<Programs> {
         once(&self.programs, || {
-            let built = self.obtain(Artifact::GuestPrograms, &guest_programs::key()?, |site| {
-                let log = site.log;
-                let _cargo = self.cache.lock("guest-target", &self.cancel, || {})?;
-                guest_programs::build(self.cache, site.content, log, &self.cancel, site.line)?;
-                Ok(Facts::default())
-            })?;
-            guest_programs::digests(&built.dir, &self.cancel)
+            let built = self.workshop.obtain(
+                Artifact::GuestPrograms,
+                &guest_programs::key()?,
+                &guest_programs::key,
+                |site| {
+                    let log = site.log;
+                    let _cargo =
+                        self.workshop
+                            .cache
+                            .lock("guest-target", &self.workshop.cancel, || {})?;
+                    guest_programs::build(
+                        self.workshop.cache,
+                        site.content,
+                        log,
+                        &self.workshop.cancel,
+                        site.line,
+                    )?;
+                    Ok(Facts::default())
+                },
+            )?;
+            guest_programs::digests(&built.dir, &self.workshop.cancel)
         })
     }
 
@@ -270,14 +276,14 @@ impl<'a> Build<'a> {
                 };
                 let manifest = older.dir.join(MANIFEST);
                 fs::remove_file(&manifest).map_err(Error::io("remove", manifest))?;
-                self.observer.event(BuildEvent::Note(format!(
+                self.workshop.observer.event(BuildEvent::Note(format!(
                     "the archive has a newer kernel than {}, which is built again",
                     older.manifest.name
                 )));
             }
             let kernel = |artifact, recipe: &Recipe| -> Result<String> {
                 let manifest =
-                    Manifest::read(&self.cache.entry_dir(artifact, &recipe.tree_key()?))?;
+                    Manifest::read(&self.workshop.cache.entry_dir(artifact, &recipe.tree_key()?))?;
                 Ok(manifest.kernel.unwrap_or_default())
             };
             Err(Error::KernelMoved {
@@ -288,15 +294,21 @@ impl<'a> Build<'a> {
     }
 
     fn tree(&self, artifact: Artifact, recipe: &Recipe, file: &str) -> Result<Built> {
-        self.obtain(artifact, &recipe.tree_key()?, |site| {
-            self.mmdebstrap(
-                recipe,
-                &site.content.join(file),
-                site,
-                artifact == Artifact::ZfsModule,
+        self.workshop
+            .obtain(
+                artifact,
+                &recipe.tree_key()?,
+                &|| recipe_of(artifact)?.tree_key(),
+                |site| {
+                    self.mmdebstrap(
+                        recipe,
+                        &site.content.join(file),
+                        site,
+                        artifact == Artifact::ZfsModule,
+                    )
+                },
             )
-        })
-        .inspect_err(|_| self.cancel.cancel())
+            .inspect_err(|_| self.workshop.cancel.cancel())
     }
 
     fn mmdebstrap(
@@ -310,7 +322,7 @@ impl<'a> Build<'a> {
         let builder = TreeBuilder {
             mmdebstrap: &host.mmdebstrap,
             privilege: host.privilege,
-            cancel: &self.cancel,
+            cancel: &self.workshop.cancel,
             nice,
         };
         builder.build(recipe, site.work, target, site.log, site.line)
@@ -333,7 +345,7 @@ impl<'a> Build<'a> {
                 return Ok((key()?, None));
             }
             let trees = scope.spawn(|| trees(&recipe));
-            let key = key().inspect_err(|_| self.cancel.cancel());
+            let key = key().inspect_err(|_| self.workshop.cancel.cancel());
             let trees = join(trees);
             let is_cause = |error: &Error| !error.is_cancelled();
             match (key, trees) {
@@ -342,7 +354,8 @@ impl<'a> Build<'a> {
                 (Err(key), Err(trees)) => Err(if is_cause(&key) { key } else { trees }),
             }
         })?;
-        let built = self.obtain(artifact, &key, |site| {
+        let key_now = || disk_key(&recipe_of(artifact)?, &programs);
+        let built = self.workshop.obtain(artifact, &key, &key_now, |site| {
             let (tree, modules) = trees.ok_or_else(|| Error::Unusable {
                 what: artifact.to_string(),
                 reason: "it vanished while it was looked at; run the same command again".to_owned(),
@@ -363,7 +376,7 @@ impl<'a> Build<'a> {
                 site.work,
                 site.content,
                 site.log,
-                &self.cancel,
+                &self.workshop.cancel,
                 site.line,
             )?;
             let mut made_of: BTreeMap<_, _> = programs
@@ -392,114 +405,22 @@ impl<'a> Build<'a> {
     /// Whether the disk that the programs as they are now would give is there.
     fn has_disk(&self, artifact: Artifact, recipe: &Recipe) -> Result<bool> {
         let dir = self
+            .workshop
             .cache
             .entry_dir(Artifact::GuestPrograms, &guest_programs::key()?);
         if !dir.join(MANIFEST).exists() {
             return Ok(false);
         }
-        let key = disk_key(recipe, &guest_programs::digests(&dir, &self.cancel)?)?;
-        Ok(
-            Manifest::read_whole(&self.cache.entry_dir(artifact, &key), &key, &self.cancel)?
-                .is_ok(),
-        )
-    }
-
-    /// The artifact with this key: the one in the cache if it is whole, else what `make` makes.
-    fn obtain(
-        &self,
-        artifact: Artifact,
-        key: &str,
-        make: impl FnOnce(&Site<'_>) -> Result<Facts>,
-    ) -> Result<Built> {
-        self.cancel.check()?;
-        let start = Instant::now();
-        let dir = self.cache.entry_dir(artifact, key);
-        let finished = |manifest: &Manifest, cached| {
-            let (bytes, elapsed) = (manifest.bytes, start.elapsed());
-            self.observer.event(BuildEvent::Finished {
-                artifact,
-                bytes,
-                elapsed,
-                cached,
-            });
-        };
-        let look = || Manifest::read_whole(&dir, key, &self.cancel);
-        if let Ok(manifest) = look()? {
-            finished(&manifest, true);
-            return Ok(Built { dir, manifest });
-        }
-        let waiting = || self.observer.event(BuildEvent::Waiting(artifact));
-        let _lock = self
-            .cache
-            .lock(&format!("{artifact}-{key}"), &self.cancel, waiting)?;
-        let reason = match look()? {
-            Ok(manifest) => {
-                finished(&manifest, true);
-                return Ok(Built { dir, manifest });
-            }
-            Err(reason) => reason,
-        };
-        self.check_space(artifact)?;
-        self.observer
-            .event(BuildEvent::Started { artifact, reason });
-        let work = self.cache.work_dir(&artifact.to_string())?;
-        let content = work.path().join("content");
-        fs::create_dir(&content).map_err(Error::io("make the folder", &content))?;
-        let log = self.cache.log(artifact);
-        drop(fs::remove_file(&log));
-        let line = |line: &str| {
-            self.observer.event(BuildEvent::Line {
-                artifact,
-                line: line.to_owned(),
-            })
-        };
-        let facts = make(&Site {
-            work: work.path(),
-            content: &content,
-            log: &log,
-            line: &line,
-        })?;
-        self.cancel.check()?;
-        let seconds = start.elapsed().as_secs_f64();
-        let manifest = Manifest::seal(
-            &content,
-            artifact.to_string(),
-            key.to_owned(),
-            facts,
-            seconds,
-            &self.cancel,
+        let key = disk_key(
+            recipe,
+            &guest_programs::digests(&dir, &self.workshop.cancel)?,
         )?;
-        if dir.exists() {
-            let old = work.path().join("old");
-            fs::rename(&dir, &old).map_err(Error::io("move away", &dir))?;
-        }
-        let parent = self.cache.artifact_dir(artifact);
-        fs::create_dir_all(&parent).map_err(Error::io("make the folder", &parent))?;
-        fs::rename(&content, &dir).map_err(Error::io("move into place", &dir))?;
-        finished(&manifest, false);
-        Ok(Built { dir, manifest })
-    }
-
-    fn check_space(&self, artifact: Artifact) -> Result<()> {
-        // What the build takes at its peak, the tree and its archive side by side.
-        let needed_mib = match artifact {
-            Artifact::GuestPrograms => 200,
-            Artifact::Toolbox => 800,
-            Artifact::ProxmoxTree
-            | Artifact::TruenasTree
-            | Artifact::ProxmoxLike
-            | Artifact::TruenasLike => 2000,
-            Artifact::ZfsModule => 1500,
-        };
-        let free_mib = self.cache.free_space()? >> 20;
-        if free_mib < needed_mib {
-            return Err(Error::NoSpace {
-                path: self.cache.root().to_owned(),
-                free_mib,
-                needed_mib,
-            });
-        }
-        Ok(())
+        Ok(Manifest::read_whole(
+            &self.workshop.cache.entry_dir(artifact, &key),
+            &key,
+            &self.workshop.cancel,
+        )?
+        .is_ok())
     }
 }
 

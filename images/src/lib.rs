@@ -21,6 +21,7 @@ mod process;
 mod recipe;
 mod toolbox;
 mod tree;
+mod workshop;
 
 pub use build::{DiskImage, ImageSet, Images, ensure, ensure_all};
 pub use cache::Cache;
