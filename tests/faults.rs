@@ -251,7 +251,10 @@ fn a_host_that_panics_is_named_with_its_last_words() {
     ));
     assert_eq!(lab.end().code(), Some(1));
     let words = lab.words();
-    assert!(words.contains("Kernel panic - not syncing"), "{words}");
+    assert!(
+        words.contains("Kernel panic - not syncing") && words.contains("crash"),
+        "{words}"
+    );
     assert!(
         words.contains("last lines of the console of pve"),
         "{words}"

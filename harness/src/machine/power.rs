@@ -256,6 +256,26 @@ impl Machine {
     where
         MachineError: From<E>,
     {
+        match self.watched_boot(what, limit, work).await {
+            // A host that was up has crashed.
+            Err(MachineError::Fatal { what, line }) => Err(MachineError::Incident {
+                what,
+                incident: format!("the host's console showed `{line}`"),
+            }),
+            other => other,
+        }
+    }
+
+    /// As [`Machine::watched`]; a fatal console line is a boot that failed.
+    async fn watched_boot<T, E>(
+        &self,
+        what: &str,
+        limit: Duration,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, MachineError>
+    where
+        MachineError: From<E>,
+    {
         let start = Instant::now();
         let mut status = self.status.clone();
         let result = tokio::select! {
@@ -360,7 +380,7 @@ impl Machine {
 
     async fn wait_until_up(&self, what: &str, resets: u32) -> Result<String, MachineError> {
         let mut status = self.status.clone();
-        self.watched(what, self.deadlines.boot, async {
+        self.watched_boot(what, self.deadlines.boot, async {
             let open = |status: &Status| status.resets >= resets && status.agent_open;
             if status.wait_for(open).await.is_err() {
                 // QEMU closed its monitor; the watch reports its end.
