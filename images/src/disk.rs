@@ -33,6 +33,7 @@ const GRUB_MODULES: &[&str] = &[
     "normal",
     "configfile",
     "linux",
+    "linux16",
     "echo",
     "search",
     "search_fs_uuid",
