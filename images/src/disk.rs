@@ -119,7 +119,7 @@ pub(crate) fn build(
         .flatten()
         .map(PathBuf::as_path)
         .collect();
-    merge::write(&archive, &from, &overlay, &recipe.tree.leave_out)?;
+    merge::write(&archive, &from, &overlay, &disk.leave_out)?;
     cancel.check()?;
 
     let path = content.join(DISK);

@@ -67,7 +67,7 @@ pub(crate) struct TreeRecipe {
     /// Scripts that run when the packages are installed.
     #[serde(default)]
     pub(crate) customize_hooks: Vec<PathBuf>,
-    /// Paths that the result does without; a `*` at the end matches all below.
+    /// Paths that a tree which is unpacked here does without; a `*` at the end matches all below.
     #[serde(default)]
     pub(crate) leave_out: Vec<String>,
     /// The one file of the tree that is kept, in place of the tree.
@@ -94,6 +94,9 @@ pub(crate) struct DiskRecipe {
     pub(crate) uuid: String,
     /// A folder laid over the tree.
     pub(crate) files: PathBuf,
+    /// Paths of the tree that the disk does without; a `*` at the end matches all below.
+    #[serde(default)]
+    pub(crate) leave_out: Vec<String>,
     /// Guest programs and where they go.
     #[serde(default)]
     pub(crate) programs: BTreeMap<String, String>,
