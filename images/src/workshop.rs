@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
@@ -31,6 +33,12 @@ pub(crate) struct Site<'a> {
     pub(crate) log: &'a Path,
     pub(crate) line: &'a dyn Fn(&str),
 }
+
+/// How many builds of an artifact stay without being asked for: the one before is what a checkout of another branch needs.
+const KEPT: usize = 2;
+
+/// A build that may still be in use by a lab that is running is left alone.
+const IN_USE: SignedDuration = SignedDuration::from_hours(2);
 
 impl Workshop<'_> {
     /// The artifact with this key: the one in the cache if it is whole, else what `make` makes. `key_now` tells whether
@@ -115,8 +123,29 @@ impl Workshop<'_> {
         let parent = self.cache.artifact_dir(artifact);
         fs::create_dir_all(&parent).map_err(Error::io("make the folder", &parent))?;
         fs::rename(&content, &dir).map_err(Error::io("move into place", &dir))?;
+        self.prune(artifact)?;
         finished(&manifest, false);
         Ok(Built { dir, manifest })
+    }
+
+    /// Removes old builds of an artifact, so that a cache does not grow with each change of a recipe.
+    fn prune(&self, artifact: Artifact) -> Result<()> {
+        let parent = self.cache.artifact_dir(artifact);
+        let mut builds = Vec::new();
+        for entry in fs::read_dir(&parent).map_err(Error::io("read", &parent))? {
+            let dir = entry.map_err(Error::io("read", &parent))?.path();
+            let built_at =
+                Manifest::read(&dir).map_or(Timestamp::MIN, |manifest| manifest.built_at);
+            builds.push((built_at, dir));
+        }
+        builds.sort_by(|first, second| second.cmp(first));
+        let now = Timestamp::now();
+        for (built_at, dir) in builds.into_iter().skip(KEPT) {
+            if now.duration_since(built_at) > IN_USE {
+                fs::remove_dir_all(&dir).map_err(Error::io("remove", &dir))?;
+            }
+        }
+        Ok(())
     }
 
     fn check_space(&self, artifact: Artifact) -> Result<()> {
@@ -207,6 +236,37 @@ mod tests {
         assert_eq!(check(make, "k", cut), (vec![], vec![false, false]));
         let lose = |dir: &Path| fs::remove_file(dir.join("manifest.json")).unwrap();
         assert_eq!(check(make, "k", lose), (vec![], vec![false, false]));
+    }
+
+    #[test]
+    fn only_old_builds_go_and_the_last_two_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Some(dir.path().to_owned())).unwrap();
+        let workshop = Workshop {
+            cache: &cache,
+            observer: &(),
+            cancel: Cancel::new(),
+        };
+        let build = |key: &str, hours_ago: i64| {
+            let built = workshop
+                .obtain(Artifact::Toolbox, key, &|| Ok(key.to_owned()), make)
+                .unwrap();
+            let mut manifest = built.manifest;
+            manifest.built_at -= SignedDuration::from_hours(hours_ago);
+            let text = serde_json::to_vec(&manifest).unwrap();
+            fs::write(built.dir.join("manifest.json"), text).unwrap();
+        };
+        build("oldest", 30);
+        build("old", 20);
+        build("running", 1);
+        build("newest", 0);
+        build("last", 0);
+        let mut left: Vec<_> = fs::read_dir(cache.artifact_dir(Artifact::Toolbox))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["last", "newest", "running"]);
     }
 
     #[test]
