@@ -218,6 +218,9 @@ fn copy<R: Read, W: Write>(
     path: &Path,
 ) -> std::io::Result<()> {
     let mut header = entry.header().clone();
+    if header.mtime()? > EPOCH {
+        header.set_mtime(EPOCH);
+    }
     // The root folder's own entry.
     let path = if path.as_os_str().is_empty() {
         Path::new("./")
