@@ -102,10 +102,12 @@ impl Lab {
         );
     }
 
-    /// Process ids whose command lines name the run's folder.
+    /// Process ids whose command lines name the run's folder. Its name is unique; its path depends on
+    /// whose mounts one looks through.
     fn left_running(&self) -> Vec<i32> {
         let run = self.run_folder();
-        processes_with(&run.to_string_lossy())
+        let name = run.file_name().unwrap().to_string_lossy();
+        processes_with(&format!("runs/{name}/"))
     }
 
     fn end(&mut self) -> ExitStatus {

@@ -94,7 +94,8 @@ impl Choice {
     pub const fn cpu_model(&self) -> &'static str {
         match self.accelerator {
             Accelerator::Kvm => "host",
-            Accelerator::Tcg => "max",
+            // Four-level page tables: five make every walk longer, and a nested walk twice so.
+            Accelerator::Tcg => "max,la57=off",
         }
     }
 
@@ -192,7 +193,7 @@ mod tests {
         println!("{}", choice.reason);
         assert_eq!(choice.accelerator, Accelerator::Tcg);
         assert_eq!(choice.nested_vendor, Vendor::Amd);
-        assert_eq!(choice.cpu_model(), "max");
+        assert_eq!(choice.cpu_model(), "max,la57=off");
         assert!(
             choice.reason.starts_with("TCG, since "),
             "{}",
