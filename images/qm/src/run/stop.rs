@@ -64,17 +64,7 @@ pub fn shutdown(
             return Err(RunError::rule("VM is paused - cannot shutdown"));
         }
         warn("VM is paused - stop instead of shutdown");
-        return end(
-            host,
-            kernel,
-            vmid,
-            StopOptions {
-                force: true,
-                ..options
-            },
-            false,
-            warn,
-        );
+        return stop(host, kernel, vmid, options, warn);
     }
     end(host, kernel, vmid, options, true, warn)
 }
