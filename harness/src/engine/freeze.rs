@@ -141,7 +141,10 @@ impl Runner<'_> {
     }
 
     async fn freeze(&mut self, node: NodeId) -> Result<Checkpoint, Trouble> {
-        let store = self.session.store().ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
+        let store = self
+            .session
+            .store()
+            .ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
         if let Some(machine) = &self.machine
             && let Some(reason) = machine.unsavable().await?
         {
@@ -233,7 +236,10 @@ impl Runner<'_> {
         checkpoint: &Checkpoint,
         nodes: &[NodeId],
     ) -> Result<(), Trouble> {
-        let store = self.session.store().ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
+        let store = self
+            .session
+            .store()
+            .ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
         store.check(checkpoint)?;
         self.take_labs_of(nodes);
         let images = self.session.disk_images(&self.lab);
@@ -241,7 +247,11 @@ impl Runner<'_> {
         let meta = &checkpoint.meta;
         let mut frozen = Vec::new();
         for (disk, base) in meta.disks.iter().zip(bases) {
-            let paths: Vec<_> = disk.layers.iter().map(|layer| checkpoint.layer(layer)).collect();
+            let paths: Vec<_> = disk
+                .layers
+                .iter()
+                .map(|layer| checkpoint.layer(layer))
+                .collect();
             let layers = paths.iter().cloned().zip(disk.layers.iter().cloned());
             self.stored.extend(layers);
             frozen.push((base, paths, disk.bytes));
@@ -317,7 +327,11 @@ impl Runner<'_> {
 /// is a process start under emulation.
 async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<String, MachineError> {
     let now = jiff::Timestamp::now();
-    let set = format!("date -u -s @{}.{:03} >/dev/null", now.as_second(), now.subsec_millisecond());
+    let set = format!(
+        "date -u -s @{}.{:03} >/dev/null",
+        now.as_second(),
+        now.subsec_millisecond()
+    );
     let mut script = format!("{set} || exit\n");
     if let Some(vmid) = nas {
         script.push_str(&format!(
@@ -331,12 +345,8 @@ async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<String, MachineEr
     Ok(output.stdout_text().trim().to_owned())
 }
 
-async fn qm(
-    pve: &Agent,
-    verb: &str,
-    vmid: Vmid,
-    limit: Duration,
-) -> Result<(), MachineError> {
-    pve.run(Exec::new("qm", [verb, &vmid.to_string()], limit)).await?;
+async fn qm(pve: &Agent, verb: &str, vmid: Vmid, limit: Duration) -> Result<(), MachineError> {
+    pve.run(Exec::new("qm", [verb, &vmid.to_string()], limit))
+        .await?;
     Ok(())
 }

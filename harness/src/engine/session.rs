@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use images::{Cache, ImageName, ImageSet, Observer, Toolbox};
@@ -360,7 +360,10 @@ impl Session {
 
     /// The images that a lab's system disks begin as: the host's, then the NAS guest's.
     pub(super) fn disk_images(&self, _lab: &Lab) -> [PathBuf; 2] {
-        [self.images.proxmox.path.clone(), self.images.truenas.path.clone()]
+        [
+            self.images.proxmox.path.clone(),
+            self.images.truenas.path.clone(),
+        ]
     }
 
     pub(super) fn timings(&self) -> &Timings {

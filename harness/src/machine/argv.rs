@@ -77,9 +77,11 @@ pub fn hardware(lab: &Lab, accelerator: Accelerator, cpu: &str) -> Vec<u8> {
 /// disk, then the lab's disks in the order of [`Lab::disks`].
 pub fn disk_nodes(lab: &Lab) -> Vec<String> {
     let system = [ROOT_NODE, NAS_NODE].map(str::to_owned);
-    let data = lab.controllers.iter().enumerate().flat_map(|(number, one)| {
-        (0..one.disks.len()).map(move |port| data_node(number, port))
-    });
+    let data = lab
+        .controllers
+        .iter()
+        .enumerate()
+        .flat_map(|(number, one)| (0..one.disks.len()).map(move |port| data_node(number, port)));
     system.into_iter().chain(data).collect()
 }
 
@@ -258,7 +260,9 @@ impl Args {
             let file = Self::escaped(base);
             self.pair(
                 "-blockdev",
-                format!("driver=raw,node-name={name},read-only=on,file.driver=file,file.filename={file}"),
+                format!(
+                    "driver=raw,node-name={name},read-only=on,file.driver=file,file.filename={file}"
+                ),
             );
             parent = Some(name);
         }
@@ -330,7 +334,11 @@ mod tests {
             sockets: "/run/lab".into(),
             console_log: "/evidence/pve-console.log".into(),
             disks: vec![
-                chain(Some("/images/pve.raw"), &["/cp/1.qcow2"], "/disks/root,1.qcow2"),
+                chain(
+                    Some("/images/pve.raw"),
+                    &["/cp/1.qcow2"],
+                    "/disks/root,1.qcow2",
+                ),
                 chain(Some("/images/nas.raw"), &[], "/disks/nas.qcow2"),
                 chain(None, &[], "/disks/0.qcow2"),
                 chain(None, &[], "/disks/1.qcow2"),

@@ -181,9 +181,7 @@ impl Plan {
 
     /// How much a checkpoint of a state is wished for.
     pub fn wish(&self, node: NodeId) -> Wish {
-        let Node {
-            children, ends, ..
-        } = &self.nodes[node];
+        let Node { children, ends, .. } = &self.nodes[node];
         if children.len() + ends.len() > 1 && !children.is_empty() {
             return Wish::Branch;
         }
