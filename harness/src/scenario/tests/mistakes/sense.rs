@@ -54,7 +54,7 @@ fn labs_and_serials() {
     );
     check(
         "swap-serials = [\"AAA\", \"123456789012345678901\"]",
-        &["4:24 `123456789012345678901` has 21 characters; an ATA serial number has at most 20"],
+        &["4:24 `123456789012345678901` has 21 characters; a disk's serial number has at most 20"],
     );
     check(
         "swap-serials = [\"AAA\", \"A,drive=x\"]",
