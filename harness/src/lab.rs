@@ -5,6 +5,7 @@ mod address;
 mod drive;
 mod wwn;
 
+use images::HostImage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +102,16 @@ pub enum HostSystem {
     #[serde(rename = "debian-12")]
     #[strum(serialize = "debian-12")]
     Debian12,
+}
+
+impl HostSystem {
+    /// The image that has it.
+    pub fn image(self) -> HostImage {
+        match self {
+            HostSystem::Debian13 => HostImage::ProxmoxLike,
+            HostSystem::Debian12 => HostImage::Proxmox8Like,
+        }
+    }
 }
 
 /// A card that is no storage controller.

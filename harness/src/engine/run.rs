@@ -5,6 +5,8 @@ use std::future::Future;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use images::DiskImage;
+
 use super::failure::{Failure, StepError, chain};
 use super::redact::Redactor;
 use super::session::Session;
@@ -39,9 +41,10 @@ impl<'a> Runner<'a> {
         session: &'a Session,
         scenario: &'a Scenario,
         folder: &'a ScenarioFolder,
+        host: &DiskImage,
     ) -> Result<Self, String> {
         let lab = scenario.lab.clone();
-        let disks = Disks::create(&folder.disks(), &lab, session.images())
+        let disks = Disks::create(&folder.disks(), &lab, session.images(), host)
             .map_err(|error| chain(&error))?;
         Ok(Runner {
             session,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use images::{Cache, ImageName, ImageSet, Observer, Toolbox};
+use images::{Cache, Cancel, DiskImage, ImageName, ImageSet, Observer, Toolbox};
 use tokio::sync::watch;
 
 use super::failure::chain;
@@ -95,6 +95,7 @@ const LAB_DISK: u64 = 3 << 30;
 /// A run.
 pub struct Session {
     images: ImageSet,
+    observer: Arc<dyn Observer>,
     choice: Choice,
     cpu: String,
     qemu: QemuProgram,
@@ -120,7 +121,13 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let start = Instant::now();
         let cache = Cache::open(options.cache.clone())?;
-        let images = ensure_images(&cache, observer, &mut stop).await?;
+        let images = {
+            let cache = cache.clone();
+            let ensure = move |observer: &dyn Observer, cancel: &Cancel| {
+                images::ensure_all(&cache, observer, cancel)
+            };
+            build(&observer, &mut stop, ensure).await?
+        };
         let qemu = match &options.qemu {
             Some(path) => QemuProgram::installed(path).map_err(accel::AccelError::from)?,
             None => toolbox_qemu(&images.toolbox),
@@ -158,6 +165,7 @@ impl Session {
         let timings = Timings::open(cache.root(), &choice.accelerator.to_string());
         Ok(Session {
             images,
+            observer,
             choice,
             cpu,
             qemu,
@@ -210,11 +218,20 @@ impl Session {
             steps: scenario.steps.len() + usize::from(scenario.checks_at_the_end()),
             folder: folder.path().to_owned(),
         });
-        let mut runner = match Runner::new(self, scenario, &folder) {
+        let mut stop = self.stop.clone();
+        let host = match self.host_image(&scenario.lab, &mut stop).await {
+            Ok(host) => host,
+            Err(SessionError::Interrupted) => return Verdict::Interrupted,
+            Err(error) => {
+                return Verdict::SetUpFailed {
+                    message: chain(&error),
+                };
+            }
+        };
+        let mut runner = match Runner::new(self, scenario, &folder, &host) {
             Ok(runner) => runner,
             Err(message) => return Verdict::SetUpFailed { message },
         };
-        let mut stop = self.stop.clone();
         let verdict = tokio::select! {
             biased;
             // A sender that is gone can no longer stop anything.
@@ -257,6 +274,18 @@ impl Session {
     /// The accelerator and why it was chosen.
     pub fn choice(&self) -> &Choice {
         &self.choice
+    }
+
+    /// The disk of a lab's host; one that few labs need is built now.
+    async fn host_image(
+        &self,
+        lab: &Lab,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<DiskImage, SessionError> {
+        let (images, host) = (self.images.clone(), lab.host.image());
+        let build_host =
+            move |observer: &dyn Observer, cancel: &Cancel| images.host(host, observer, cancel);
+        build(&self.observer, stop, build_host).await
     }
 
     pub(super) fn images(&self) -> &ImageSet {
@@ -312,15 +341,15 @@ pub fn toolbox_qemu(toolbox: &Toolbox) -> QemuProgram {
 }
 
 /// Builds images on a thread of its own, and ends the build when the run is stopped.
-async fn ensure_images(
-    cache: &Cache,
-    observer: Arc<dyn Observer>,
+async fn build<T: Send + 'static>(
+    observer: &Arc<dyn Observer>,
     stop: &mut watch::Receiver<bool>,
-) -> Result<ImageSet, SessionError> {
-    let cancel = images::Cancel::default();
+    work: impl FnOnce(&dyn Observer, &Cancel) -> images::Result<T> + Send + 'static,
+) -> Result<T, SessionError> {
+    let cancel = Cancel::default();
     let build = {
-        let (cache, cancel) = (cache.clone(), cancel.clone());
-        tokio::task::spawn_blocking(move || images::ensure_all(&cache, &*observer, &cancel))
+        let (observer, cancel) = (Arc::clone(observer), cancel.clone());
+        tokio::task::spawn_blocking(move || work(&*observer, &cancel))
     };
     tokio::pin!(build);
     let built = tokio::select! {
@@ -334,7 +363,7 @@ async fn ensure_images(
         built = &mut build => built,
     };
     match built {
-        Ok(images) => Ok(images?),
+        Ok(built) => Ok(built?),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }

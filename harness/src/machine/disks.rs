@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use images::ImageSet;
+use images::{DiskImage, ImageSet};
 
 use crate::lab::Lab;
 
@@ -41,17 +41,22 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Makes all of them in `folder`.
+    /// Makes all of them in `folder`; the root disk is an overlay of `host`.
     ///
     /// # Errors
     /// When `qemu-img` cannot be run, or refuses, as on a full disk.
-    pub fn create(folder: &Path, lab: &Lab, images: &ImageSet) -> Result<Self, DiskError> {
+    pub fn create(
+        folder: &Path,
+        lab: &Lab,
+        images: &ImageSet,
+        host: &DiskImage,
+    ) -> Result<Self, DiskError> {
         let overlay = |name: &str, base: &Path| {
             let path = folder.join(name);
             let backing = base.to_string_lossy();
             qemu_img(images, &path, &["-F", "raw", "-b", &backing], None).map(|()| path)
         };
-        let root = overlay("pve.qcow2", &images.proxmox.path)?;
+        let root = overlay("pve.qcow2", &host.path)?;
         let nas = overlay("nas.qcow2", &images.truenas.path)?;
         let data = lab
             .disks()
