@@ -22,7 +22,10 @@ fn take(store: &Store, number: u8, parent: Option<&Checkpoint>) -> Checkpoint {
     let disk = draft.path().join("written-to");
     fs::write(&disk, vec![number; 64 << 10]).unwrap();
     let mut files = BTreeMap::new();
-    files.insert("disk0-0.qcow2".to_owned(), draft.adopt(&disk, "disk0-0.qcow2").unwrap());
+    files.insert(
+        "disk0-0.qcow2".to_owned(),
+        draft.adopt(&disk, "disk0-0.qcow2").unwrap(),
+    );
     fs::remove_file(&disk).unwrap();
     let ram = draft.path().join("ram.zst");
     fs::write(&ram, vec![number; 64 << 10]).unwrap();

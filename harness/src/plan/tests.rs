@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::accel::Accelerator;
-use crate::lab::{Controller, ControllerModel, Disk, Drive, Iommu, Lab, Slot, Wwn};
+use crate::lab::{Controller, ControllerModel, Disk, Drive, HostSystem, Iommu, Lab, Slot, Wwn};
 use crate::probe::Probe;
 use crate::scenario::{Action, Expect, ExpectPve, GuestName, Rewire, Run, Scenario, Step};
 
@@ -20,11 +20,15 @@ fn lab(iommu: Iommu) -> Lab {
         summary: "A machine".to_owned(),
         iommu,
         interrupt_remapping: true,
+        host: HostSystem::default(),
+        cards: Vec::new(),
         cpus: 2,
         memory_mib: 3072,
         controllers: vec![Controller {
             model: ControllerModel::Ich9Ahci,
             slot: Slot::RootPort,
+            second_function: None,
+            boots_host: false,
             disks: vec![disk("ONE"), disk("TWO")],
         }],
     }
