@@ -8,6 +8,7 @@ pub mod accel;
 pub mod engine;
 pub mod event;
 pub mod evidence;
+pub mod finding;
 pub mod guest;
 pub mod host;
 pub mod lab;
