@@ -53,11 +53,6 @@ fn note(id: &'static str, change: impl FnOnce(&mut FactBook)) -> Case {
     }
 }
 
-impl Case {
-    fn besides(self, besides: &'static [&'static str]) -> Self {
-        Case { besides, ..self }
-    }
-}
 
 /// All cases in which a rule fires.
 fn cases() -> Vec<Case> {
