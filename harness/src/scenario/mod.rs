@@ -25,7 +25,8 @@ pub use labs::Labs;
 pub use load::{load_dir, load_file};
 pub use problem::{Problem, ScenarioError};
 pub use schema::{lab_schema, schema, schemas};
-pub use step::{Action, GuestName, Run, Scenario, Step, Vmid};
+pub(crate) use digest::of as digest_of;
+pub use step::{Action, GuestName, Rewire, Run, Scenario, Step, Vmid};
 pub use template::template;
 
 #[cfg(test)]
