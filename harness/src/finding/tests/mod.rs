@@ -53,7 +53,6 @@ fn note(id: &'static str, change: impl FnOnce(&mut FactBook)) -> Case {
     }
 }
 
-
 /// All cases in which a rule fires.
 fn cases() -> Vec<Case> {
     [host::cases(), guest::cases()]
