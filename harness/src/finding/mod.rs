@@ -15,7 +15,7 @@ pub use book::{BookError, FORMAT, FactBook, FactSet, Incident, RunContext};
 pub use gather::{HOST_PROBES, NAS_PROBES, gather};
 pub use mask::mask;
 pub use model::{Finding, Proof, Reference, Rule, Severity};
-pub use rules::{derive, rule, rules};
+pub use rules::{advice, derive, rule, rules};
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use crate::lab::PciAddress;
 pub struct HostStorageFacts {
     /// Whole disks, by name.
     pub disks: Vec<HostDisk>,
-    /// The pools that the host has imported; none where it has no ZFS.
+    /// The pools that the host has imported; none where ZFS is not loaded.
     pub pools: Option<Vec<HostPool>>,
 }
 
@@ -106,7 +106,8 @@ impl HostStorageFacts {
 }
 
 /// A device's folder in sysfs is its path through the machine. An NVMe disk's may be virtual, so there
-/// the folder of its controller is asked for. `zpool list -HPLv` is what Proxmox itself asks.
+/// the folder of its controller is asked for. `zpool list -HPLv` is what Proxmox itself asks; where the
+/// module is not loaded it would load it, and there can be no pool.
 pub const SCRIPT: &str = r#"
 for disk in /sys/block/*; do
     cd -P "$disk" 2>/dev/null && printf 'path\t%s\t%s\n' "${disk##*/}" "$PWD"
@@ -118,7 +119,7 @@ cd /
 while read -r source target type rest; do
     [ "$type" = zfs ] && [ "$target" = / ] && printf 'zfs-root\t%s\n' "$source"
 done </proc/self/mounts
-if command -v zpool >/dev/null; then
+if [ -e /sys/module/zfs ] && command -v zpool >/dev/null; then
     echo zfs
     pools=$(zpool list -HPLv 2>/dev/null) && printf '%s\n' "$pools" | sed 's/^/zpool\t/'
 fi

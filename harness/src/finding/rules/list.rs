@@ -4,6 +4,7 @@ use super::{boot, drivers, group, health, iommu, storage, vm};
 use crate::finding::book::FactBook;
 use crate::finding::model::{Finding, Rule};
 use crate::finding::view::View;
+use crate::scenario::nearest::nearest;
 
 const ALL: [&[Rule]; 7] = [
     iommu::RULES,
@@ -23,6 +24,11 @@ pub fn rules() -> impl Iterator<Item = &'static Rule> + Clone {
 /// The rule of this name.
 pub fn rule(id: &str) -> Option<&'static Rule> {
     rules().find(|rule| rule.id == id)
+}
+
+/// Advice for a name that no rule has.
+pub fn advice(id: &str) -> Option<String> {
+    nearest(id, rules().map(|rule| rule.id)).map(|near| format!("did you mean `{near}`?"))
 }
 
 /// Everything that the facts prove: the worst first, within one severity in the order in which a host

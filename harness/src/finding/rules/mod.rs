@@ -10,4 +10,4 @@ mod references;
 mod storage;
 mod vm;
 
-pub use list::{derive, rule, rules};
+pub use list::{advice, derive, rule, rules};
