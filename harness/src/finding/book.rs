@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::guest::GuestError;
 use crate::probe::cmdline::CmdlineFacts;
 use crate::probe::disk_query::DiskQueryFacts;
 use crate::probe::disks::DiskFacts;
@@ -22,7 +23,7 @@ use crate::probe::pool::PoolFacts;
 use crate::probe::smart::SmartFacts;
 use crate::probe::vm::VmFacts;
 use crate::probe::vm_configs::VmConfigFacts;
-use crate::probe::{Facts, Probe};
+use crate::probe::{Facts, Probe, ProbeError, Reading};
 use crate::scenario::FailureKind;
 
 /// The version of the document's format that this program writes, and the only one that it reads.
@@ -201,6 +202,26 @@ impl FactBook {
         book
     }
 
+    /// Takes in what a probe answered: its facts, or why there are none.
+    ///
+    /// # Errors
+    /// Only where the channel itself is gone, so that nothing further can be read.
+    pub fn take(
+        &mut self,
+        probe: Probe,
+        answer: Result<Reading, ProbeError>,
+    ) -> Result<(), GuestError> {
+        match answer {
+            Ok(reading) => self.facts.insert(reading.facts),
+            Err(ProbeError::Guest {
+                source: source @ GuestError::Broken { .. },
+                ..
+            }) => return Err(source),
+            Err(error) => drop(self.unreadable.insert(probe, words(&error))),
+        }
+        Ok(())
+    }
+
     /// The document.
     pub fn to_json(&self) -> String {
         // JSON can hold whatever these types can: all keys of their maps are strings.
@@ -219,5 +240,28 @@ impl FactBook {
             Some(found) if found != u64::from(FORMAT) => Err(BookError::Format { found }),
             _ => serde_json::from_value(value).map_err(BookError::Json),
         }
+    }
+}
+
+/// An error and its causes in one line, without the script that a probe is.
+fn words(error: &ProbeError) -> String {
+    match error {
+        ProbeError::Guest {
+            source: GuestError::Failed { exit, stderr, .. },
+            ..
+        } => match stderr.trim() {
+            "" => exit.to_string(),
+            stderr => format!("{exit}: {stderr}"),
+        },
+        ProbeError::Guest {
+            source: GuestError::Refused { message, .. },
+            ..
+        } => message.clone(),
+        ProbeError::Guest {
+            source: GuestError::Timeout { limit, .. },
+            ..
+        } => format!("no answer within {} s", limit.as_secs()),
+        ProbeError::Parse { source, .. } => source.to_string(),
+        other => other.to_string(),
     }
 }

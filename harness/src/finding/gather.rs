@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::book::FactBook;
 use crate::guest::{Guest, GuestError};
-use crate::probe::{self, Probe, ProbeError};
+use crate::probe::{self, Probe};
 
 /// What is read of a host.
 pub const HOST_PROBES: [Probe; 12] = [
@@ -39,31 +39,7 @@ pub async fn gather<P: Guest, N: Guest>(
     let mut book = FactBook::default();
     for probe in probes {
         progress(*probe);
-        match probe::read(*probe, pve, nas, limit).await {
-            Ok(reading) => book.facts.insert(reading.facts),
-            Err(ProbeError::Guest {
-                source: source @ GuestError::Broken { .. },
-                ..
-            }) => return Err(source),
-            Err(error) => drop(book.unreadable.insert(*probe, words(&error))),
-        }
+        book.take(*probe, probe::read(*probe, pve, nas, limit).await)?;
     }
     Ok(book)
-}
-
-/// An error and its causes in one line, without the script that a probe is.
-fn words(error: &ProbeError) -> String {
-    match error {
-        ProbeError::Guest {
-            source: GuestError::Failed { exit, stderr, .. },
-            ..
-        } => match stderr.trim() {
-            "" => exit.to_string(),
-            stderr => format!("{exit}: {stderr}"),
-        },
-        ProbeError::Parse { source, .. } => source.to_string(),
-        other => {
-            std::error::Error::source(other).map_or_else(|| other.to_string(), ToString::to_string)
-        }
-    }
 }
