@@ -33,7 +33,7 @@ fn the_vocabulary_acts_inside_the_lab_only() {
         ("RunTable", "command exit on same-as save"),
         ("ConfigTable", "line vm"),
         // These only look.
-        ("Closing", "failure nas pve"),
+        ("Closing", "failure findings nas pve"),
         ("ExpectedFailure", "check contains kind"),
         ("Expect", "nas pve"),
     ] {

@@ -218,6 +218,25 @@ fn the_nas_has_to_run() {
 }
 
 #[test]
+fn expected_findings() {
+    let findings = |list: &str| format!("reboot = true\n[expect]\nfindings = {list}");
+    fine(&findings("[]"));
+    fine(&findings("[\"initramfs-stale\", \"vfio-virqfd-gone\"]"));
+    check(
+        &findings("[\"initramfs-stale\", \"grub-not-updatd\"]"),
+        &["6:32 `grub-not-updatd` is not a value of `findings` (did you mean `grub-not-updated`?)"],
+    );
+    check(
+        &findings("[\"vt-d-off\", \"vt-d-off\"]"),
+        &["6:25 `vt-d-off` is in this list already"],
+    );
+    check(
+        "expect = { findings = [] }",
+        &["4:12 unknown key `findings` in `expect` (it belongs in the closing `[expect]`)"],
+    );
+}
+
+#[test]
 fn expected_failures() {
     let failure = |text: &str| {
         format!("expect = {{ pve.driver.\"00:1f.2\" = \"none\" }}\n[expect.failure]\n{text}")
