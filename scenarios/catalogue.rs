@@ -19,9 +19,11 @@ fn main() -> anyhow::Result<ExitCode> {
     // One lab fills a small machine; a second beside it makes both slower.
     arguments.test_threads = Some(1);
     let scenarios = scenario::load_dir(scenarios::folder()).map_err(anyhow::Error::from)?;
+    let scenarios: Vec<Arc<Scenario>> = scenarios.into_iter().map(Arc::new).collect();
     let lab = Arc::new(Lab {
         runtime: Runtime::new()?,
         session: OnceLock::new(),
+        scenarios: scenarios.clone(),
     });
     let trials = scenarios
         .into_iter()
@@ -45,9 +47,10 @@ fn main() -> anyhow::Result<ExitCode> {
 struct Lab {
     runtime: Runtime,
     session: OnceLock<Result<Session, String>>,
+    scenarios: Vec<Arc<Scenario>>,
 }
 
-fn trial(scenario: Scenario, lab: &Arc<Lab>) -> Trial {
+fn trial(scenario: Arc<Scenario>, lab: &Arc<Lab>) -> Trial {
     let lab = Arc::clone(lab);
     Trial::ignorable_test(scenario.name.clone(), move || run(&scenario, &lab))
 }
@@ -56,8 +59,9 @@ fn run(scenario: &Scenario, lab: &Lab) -> Result<Completion, Failed> {
     let session = lab
         .session
         .get_or_init(|| {
-            lab.runtime
-                .block_on(open())
+            let opened = lab.runtime.block_on(open());
+            opened
+                .inspect(|session| drop(session.plan(lab.scenarios.iter().map(AsRef::as_ref))))
                 .map_err(|error| format!("{error:#}"))
         })
         .as_ref()

@@ -48,6 +48,48 @@ pub enum EventKind {
         /// Its folder with evidence.
         folder: PathBuf,
     },
+    /// A scenario goes on from a checkpoint in place of taking its first steps again.
+    Restored {
+        /// The scenario.
+        scenario: String,
+        /// The checkpoint's folder.
+        checkpoint: String,
+        /// When it was taken.
+        taken: jiff::Timestamp,
+        /// How many steps it holds.
+        steps: usize,
+        /// What they took when they were taken, in seconds.
+        worth: f64,
+        /// How long the restoring took, in seconds, until the guests answered.
+        seconds: f64,
+    },
+    /// A checkpoint was taken.
+    CheckpointTaken {
+        /// The scenario under way.
+        scenario: String,
+        /// The checkpoint's folder.
+        checkpoint: String,
+        /// How long the machine stood still for it, and how long the rest took, in seconds.
+        seconds: f64,
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// A checkpoint was wished for and not taken; the scenario goes on without.
+    NoCheckpoint {
+        /// The scenario under way.
+        scenario: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A checkpoint was found and could not be used; what it held is done again.
+    CheckpointUnusable {
+        /// The scenario under way.
+        scenario: String,
+        /// The checkpoint's folder.
+        checkpoint: String,
+        /// Why not.
+        reason: String,
+    },
     /// A step begins.
     StepStarted {
         /// The scenario.
@@ -78,6 +120,8 @@ pub enum EventKind {
         seconds: f64,
         /// How much of that was spent waiting for a guest, in seconds.
         guest_seconds: f64,
+        /// Whether its facts are those that were read when the checkpoint was made.
+        recorded: bool,
     },
     /// A check held.
     CheckHeld {

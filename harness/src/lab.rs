@@ -14,7 +14,7 @@ pub use drive::{Drive, DriveData, Interface};
 pub use wwn::Wwn;
 
 /// A machine description, one TOML file under `scenarios/labs/`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Lab {
     /// One sentence on what is particular about this machine.
@@ -124,7 +124,7 @@ pub enum Card {
 }
 
 /// A storage controller of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Controller {
     /// The chip.
@@ -189,7 +189,7 @@ pub enum Slot {
 }
 
 /// A disk of the lab: what is printed on its label.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Disk {
     /// The drive type, which settles model, firmware, size and rotation rate.
@@ -236,5 +236,20 @@ impl Lab {
         self.controllers
             .iter()
             .flat_map(|controller| &controller.disks)
+    }
+
+    /// The machine in a few words: its IOMMU and how many disks it has.
+    pub fn in_short(&self) -> String {
+        format!("iommu {} and {} disks", self.iommu, self.disks().count())
+    }
+
+    /// Exchanges two serial numbers; the disks that carry them stay where they are.
+    pub fn swap_serials(&mut self, pair: &[String; 2]) {
+        let disks = self.controllers.iter_mut().flat_map(|one| &mut one.disks);
+        for disk in disks {
+            if let Some(at) = pair.iter().position(|serial| *serial == disk.serial) {
+                disk.serial.clone_from(&pair[1 - at]);
+            }
+        }
     }
 }

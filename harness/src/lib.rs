@@ -5,6 +5,7 @@
 //! person types is `xtask`'s.
 
 pub mod accel;
+pub mod checkpoint;
 pub mod engine;
 pub mod event;
 pub mod evidence;
@@ -12,6 +13,7 @@ pub mod guest;
 pub mod host;
 pub mod lab;
 pub mod machine;
+pub mod plan;
 pub mod poll;
 pub mod probe;
 pub mod report;

@@ -77,8 +77,9 @@ async fn run_all(machine: Machine, scenarios: &[&Scenario]) -> anyhow::Result<Ex
         Err(SessionError::Interrupted) => return Ok(Exit::Interrupted),
         Err(error) => return Err(error.into()),
     };
-    for scenario in scenarios {
-        session.run(scenario).await;
+    let plan = session.plan(scenarios.iter().copied());
+    for number in plan.in_order() {
+        session.run(scenarios[number]).await;
         if session.stopped() {
             break;
         }

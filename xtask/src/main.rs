@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use harness::accel::Requested;
-use harness::engine::Options;
+use harness::engine::{Checkpoints, Options};
 use harness::scenario::{self, Scenario};
 
 use crate::exit::Exit;
@@ -59,6 +59,12 @@ struct Machine {
     /// Folder of images and evidence; the user's cache folder when not given.
     #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
     cache: Option<PathBuf>,
+    /// Begins every scenario with its first step: no checkpoint is used or taken.
+    #[arg(long, env = "LAB_NO_CACHE", value_parser = clap::builder::FalseyValueParser::new())]
+    no_cache: bool,
+    /// What all checkpoints together may take on disk, in GB.
+    #[arg(long, value_name = "GB", default_value_t = harness::engine::CHECKPOINT_BUDGET >> 30, env = "LAB_CACHE_BUDGET")]
+    cache_budget: u64,
     /// Folder of the scenarios; the project's own when not given.
     #[arg(long, value_name = "DIR", env = "LAB_SCENARIOS")]
     scenarios: Option<PathBuf>,
@@ -81,6 +87,10 @@ impl Machine {
             accelerator: self.accel,
             qemu: self.qemu,
             cpu: self.cpu,
+            checkpoints: match self.no_cache {
+                true => Checkpoints::None,
+                false => Checkpoints::Within(self.cache_budget << 30),
+            },
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Deadlines {
     pub agent_answer: Duration,
     /// One answer of QEMU's monitor, and its greeting.
     pub qmp: Duration,
+    /// RAM and devices on their way into or out of a checkpoint.
+    pub state: Duration,
 }
 
 impl Deadlines {
@@ -29,6 +31,7 @@ impl Deadlines {
         nas_start: Duration::from_secs(120),
         agent_answer: Duration::from_secs(10),
         qmp: Duration::from_secs(10),
+        state: Duration::from_secs(30),
     };
 
     /// For emulation: a CPU that is ten times slower, beside disks and timers that are not.
@@ -42,6 +45,7 @@ impl Deadlines {
             nas_start: self.nas_start.saturating_mul(factor),
             agent_answer: self.agent_answer.saturating_mul(factor),
             qmp: self.qmp.saturating_mul(factor),
+            state: self.state.saturating_mul(factor),
         }
     }
 }

@@ -104,6 +104,7 @@ impl From<MachineError> for StepError {
             MachineError::Process(_)
             | MachineError::SetUp { .. }
             | MachineError::Lab { .. }
+            | MachineError::State { .. }
             | MachineError::Qmp(_) => {
                 return StepError::SetUp(chain(&error));
             }

@@ -1,8 +1,11 @@
 //! The engine: walks scenarios through their labs and judges them. Both front ends, the command
 //! line and the libtest target, drive this one.
 
+mod act;
 mod checks;
 mod failure;
+mod freeze;
+mod look;
 mod nas;
 mod redact;
 mod run;
@@ -12,4 +15,6 @@ mod timings;
 
 pub use failure::Failure;
 pub use redact::{Redactor, ShapeError};
-pub use session::{Options, Session, SessionError, Summary, toolbox_qemu, unmet};
+pub use session::{
+    CHECKPOINT_BUDGET, Checkpoints, Options, Session, SessionError, Summary, toolbox_qemu, unmet,
+};

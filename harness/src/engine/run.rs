@@ -1,67 +1,87 @@
 //! One scenario's way through its lab.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
 
-use images::DiskImage;
-
+use super::act::last_lines;
 use super::failure::{Failure, StepError, chain};
-use super::redact::Redactor;
+use super::look::Source;
+use super::nas;
 use super::session::Session;
-use super::{checks, nas, snapshot};
+use crate::checkpoint::{Checkpoint, LayerRef};
 use crate::event::{EventKind, Verdict};
 use crate::evidence::ScenarioFolder;
-use crate::guest::{Exec, Exit, Guest, GuestError, Nested};
+use crate::guest::Nested;
 use crate::lab::Lab;
-use crate::machine::{Disks, Machine, Placement};
-use crate::probe::{self, Facts, Probe, ProbeError};
-use crate::scenario::{Action, Expect, FailureKind, GuestName, Run, Scenario, Step, edit};
+use crate::machine::{Disks, Machine};
+use crate::plan::{Key, NodeId, Plan, Route, RouteLeg};
+use crate::probe::{Facts, Probe};
+use crate::scenario::{Action, Scenario, Vmid};
 
 /// A scenario under way.
 pub(super) struct Runner<'a> {
-    session: &'a Session,
-    scenario: &'a Scenario,
-    folder: &'a ScenarioFolder,
-    /// What the machine is by now: a step can change the hardware.
-    lab: Lab,
-    disks: Disks,
-    machine: Option<Machine>,
-    nas: Option<Nested>,
+    pub(super) session: &'a Session,
+    pub(super) scenario: &'a Scenario,
+    pub(super) folder: &'a ScenarioFolder,
+    pub(super) plan: Arc<Plan>,
+    /// The number of the scenario's way in the plan.
+    route: usize,
+    /// What the machine is by now.
+    pub(super) lab: Lab,
+    /// The lab that facts are held against: the one whose labels the scenario's author reads.
+    pub(super) judged: Lab,
+    pub(super) disks: Option<Disks>,
+    /// Layers that are in the store, by where this run has them.
+    pub(super) stored: BTreeMap<PathBuf, LayerRef>,
+    pub(super) machine: Option<Machine>,
+    pub(super) nas: Option<(Vmid, Nested)>,
     /// Outputs that steps saved.
-    saved: BTreeMap<String, String>,
+    pub(super) saved: BTreeMap<String, String>,
     /// What has been read since the last step that changed something.
-    facts: BTreeMap<Probe, Facts>,
+    pub(super) facts: BTreeMap<Probe, Facts>,
+    /// What the way to the present state took, in seconds.
+    pub(super) spent: f64,
+    /// [`Runner::spent`] at the last checkpoint.
+    pub(super) frozen_at: f64,
+    /// Whether QEMU has said that this machine cannot be saved while it runs.
+    pub(super) unsavable: bool,
+    /// Checkpoints that this run's disks are built on.
+    pub(super) pins: Vec<Checkpoint>,
 }
 
 impl<'a> Runner<'a> {
-    /// Makes the lab's disks; the machine is started by the first step that needs it.
     pub(super) fn new(
         session: &'a Session,
         scenario: &'a Scenario,
         folder: &'a ScenarioFolder,
-        host: &DiskImage,
     ) -> Result<Self, String> {
-        let lab = scenario.lab.clone();
-        let disks = Disks::create(&folder.disks(), &lab, session.images(), host)
-            .map_err(|error| chain(&error))?;
+        let (plan, route) = session.planned(scenario)?;
         Ok(Runner {
             session,
             scenario,
             folder,
-            lab,
-            disks,
+            plan,
+            route,
+            lab: scenario.lab.clone(),
+            judged: scenario.lab.clone(),
+            disks: None,
+            stored: BTreeMap::new(),
             machine: None,
             nas: None,
             saved: BTreeMap::new(),
             facts: BTreeMap::new(),
+            spent: 0.0,
+            frozen_at: 0.0,
+            unsavable: false,
+            pins: Vec::new(),
         })
     }
 
     /// Takes every step, then checks what must hold at the end.
     pub(super) async fn walk(&mut self) -> Verdict {
-        let outcome = self.steps().await;
+        let outcome = self.travel().await;
         let expected = self.scenario.failure.as_ref();
         match (outcome, expected) {
             (Ok(()), None) => Verdict::Held,
@@ -99,67 +119,68 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Secures what is only inside the machine, then ends it.
-    pub(super) async fn end(mut self) {
-        if self.nas.is_some() {
-            // Evidence only; the verdict stands.
-            let _ = self.keep_nas_console().await;
-        }
-        if let Some(machine) = self.machine.take() {
-            machine.kill().await;
-        }
-    }
-
-    async fn steps(&mut self) -> Result<(), StepError> {
-        for (index, step) in self.scenario.steps.iter().enumerate() {
-            self.step(index + 1, &step.title, Some(step)).await?;
-        }
-        if self.scenario.checks_at_the_end() {
-            let number = self.scenario.steps.len() + 1;
-            self.step(number, "what must hold at the end", None).await?;
+    async fn travel(&mut self) -> Result<(), StepError> {
+        let done = self.begin().await?;
+        self.frozen_at = self.spent;
+        let plan = Arc::clone(&self.plan);
+        let mut passed = 0;
+        for leg in &plan.routes()[self.route].legs {
+            let to_do: Vec<NodeId> = leg
+                .nodes
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| passed + index >= done)
+                .map(|(_, node)| *node)
+                .collect();
+            passed += leg.nodes.len();
+            let live = passed >= done;
+            if to_do.is_empty() && !leg.looks {
+                // It is in the checkpoint.
+                continue;
+            }
+            self.step(leg, &to_do, live).await?;
+            if let Some(node) = to_do.last() {
+                self.checkpoint(*node).await;
+            }
         }
         Ok(())
     }
 
-    /// Takes one step, or the closing expectations where there is none.
+    /// Takes one step.
     async fn step(
         &mut self,
-        number: usize,
-        title: &str,
-        step: Option<&Step>,
+        leg: &RouteLeg,
+        moves: &[NodeId],
+        live: bool,
     ) -> Result<(), StepError> {
         let scenario = self.scenario.name.clone();
-        let digest = match step {
-            Some(step) => step.action.digest(),
-            None => format!("closing-{scenario}"),
-        };
+        let title = self.title(leg.step).to_owned();
+        let digest = self.digest(leg);
         let start = Instant::now();
         let waited_before = self.waited();
         self.session.events().emit(EventKind::StepStarted {
             scenario: scenario.clone(),
-            step: number,
-            title: title.to_owned(),
+            step: leg.step,
+            title: title.clone(),
             last: self.session.timings().last(&digest),
         });
-        let result = match step {
-            Some(step) => self.perform(number, &step.action).await,
-            None => self.expect(&self.scenario.expect).await,
-        };
+        let result = self.take(leg, moves, live).await;
         let seconds = start.elapsed().as_secs_f64();
         match result {
             Ok(()) => {
                 self.session.timings().note(digest, seconds);
                 self.session.events().emit(EventKind::StepFinished {
                     scenario,
-                    step: number,
+                    step: leg.step,
                     seconds,
                     guest_seconds: self.waited() - waited_before,
+                    recorded: !live,
                 });
                 Ok(())
             }
             Err(StepError::Failed(mut failure)) => {
-                failure.step = number;
-                failure.title = title.to_owned();
+                failure.step = leg.step;
+                failure.title = title;
                 if let Some(machine) = &self.machine {
                     failure.console = machine.console().tail();
                 }
@@ -170,92 +191,114 @@ impl<'a> Runner<'a> {
         }
     }
 
+    async fn take(
+        &mut self,
+        leg: &RouteLeg,
+        moves: &[NodeId],
+        live: bool,
+    ) -> Result<(), StepError> {
+        let plan = Arc::clone(&self.plan);
+        for (index, node) in moves.iter().enumerate() {
+            let one = &plan.nodes()[*node].arrival;
+            let start = Instant::now();
+            self.make(one).await?;
+            let seconds = start.elapsed().as_secs_f64();
+            self.spent += seconds;
+            if moves.len() > 1 || leg.looks {
+                self.session.timings().note(one.digest(), seconds);
+            }
+            // The last move's checkpoint is taken when the step is over.
+            if index + 1 < moves.len() || leg.looks {
+                self.checkpoint(*node).await;
+            }
+        }
+        if !leg.looks {
+            return Ok(());
+        }
+        let key = self.key(leg.at);
+        match live {
+            true => self.look(leg, Source::Live(&key)).await,
+            false => {
+                // What was read in another state counts no more.
+                self.facts.clear();
+                let records = self.session.records();
+                let recording = records.map(|records| records.get(&key)).unwrap_or_default();
+                let looked = self.look(leg, Source::Recorded(&recording)).await;
+                self.facts.clear();
+                looked
+            }
+        }
+    }
+
+    pub(super) fn route(&self) -> &Route {
+        &self.plan.routes()[self.route]
+    }
+
+    pub(super) fn key(&self, node: NodeId) -> Key {
+        self.plan.nodes()[node].key
+    }
+
+    /// What a step does; none for the closing expectations.
+    pub(super) fn action(&self, step: usize) -> Option<&'a Action> {
+        let scenario: &'a Scenario = self.scenario;
+        scenario.steps.get(step - 1).map(|step| &step.action)
+    }
+
+    /// How many steps the first moves of the way complete.
+    pub(super) fn steps_done(&self, moves: usize) -> usize {
+        let mut passed = 0;
+        let legs = self.route().legs.iter();
+        legs.filter(|leg| {
+            passed += leg.nodes.len();
+            passed <= moves && !leg.looks
+        })
+        .count()
+    }
+
+    fn title(&self, step: usize) -> &'a str {
+        let scenario: &'a Scenario = self.scenario;
+        scenario
+            .steps
+            .get(step - 1)
+            .map_or("what must hold at the end", |step| step.title.as_str())
+    }
+
+    fn digest(&self, leg: &RouteLeg) -> String {
+        match self.action(leg.step) {
+            Some(action) => action.digest(),
+            None => format!("closing-{}", self.scenario.name),
+        }
+    }
+
     fn waited(&self) -> f64 {
         self.machine
             .as_ref()
             .map_or(0.0, |machine| machine.waited().as_secs_f64())
     }
 
-    async fn perform(&mut self, number: usize, action: &Action) -> Result<(), StepError> {
-        if !matches!(action, Action::Probe { .. } | Action::Expect(_)) {
-            self.facts.clear();
-        }
-        match action {
-            Action::Set { file, key, value } => {
-                self.edit(file, |content| edit::set_key(content, key, value))
-                    .await
-            }
-            Action::Append { file, lines } => {
-                self.edit(file, |content| edit::append_lines(content, lines))
-                    .await
-            }
-            Action::Write { file, content } => self.write(file, content).await,
-            Action::VmConfig { vm, line } => {
-                let file = nas::config_path(*vm);
-                self.edit(&file, |content| edit::set_vm_line(content, line))
-                    .await
-            }
-            Action::Run(run) => self.run(run).await,
-            Action::Reboot => self.reboot().await,
-            Action::Start(vm) => {
-                self.boot().await?;
-                let deadlines = self.session.deadlines();
-                let start = Instant::now();
-                self.nas = Some(nas::start(self.running()?, *vm, deadlines).await?);
-                self.phase("the NAS is up", start);
-                Ok(())
-            }
-            Action::Stop(vm) => {
-                let vm = vm.to_string();
-                let limit = self.session.deadlines().shutdown;
-                self.on_pve(
-                    &format!("qm shutdown {vm}"),
-                    Exec::new("qm", ["shutdown", &vm], limit),
-                )
-                .await?;
-                self.nas = None;
-                Ok(())
-            }
-            Action::SwapSerials(pair) => self.swap_serials(pair).await,
-            Action::Probe { name, probes } => self.probe(number, name, probes).await,
-            Action::Expect(expect) => self.expect(expect).await,
-        }
-    }
-
-    async fn boot(&mut self) -> Result<(), StepError> {
-        if self.machine.is_some() {
-            return Ok(());
-        }
-        let session = self.session;
-        let place = Placement {
-            accelerator: session.choice().accelerator,
-            cpu: session.cpu().to_owned(),
-            data_dirs: session.qemu_data_dirs(),
-            sockets: self.folder.sockets().to_owned(),
-            console_log: self.folder.path().join("pve-console.log"),
-            root_disk: self.disks.root.clone(),
-            nas_disk: self.disks.nas.clone(),
-            data_disks: self.disks.data.clone(),
-        };
-        let program: Command = session.qemu();
-        let deadlines = session.deadlines();
-        let boot = Machine::boot(program, &self.lab, &place, self.folder.path(), deadlines);
-        let start = Instant::now();
-        let (machine, _) = boot.await?;
-        self.machine = Some(machine);
-        self.phase("the host is up", start);
-        self.write_file(&nas::config_path(nas::NAS), nas::CONFIG)
-            .await
-    }
-
-    fn running(&self) -> Result<&Machine, StepError> {
-        // Every caller boots first.
+    pub(super) fn running(&self) -> Result<&Machine, StepError> {
+        // Every way begins with the machine being switched on.
         self.machine
             .as_ref()
             .ok_or_else(|| StepError::SetUp("the machine is off".to_owned()))
     }
 
-    fn phase(&self, phase: &str, start: Instant) {
+    pub(super) fn disks(&self) -> Result<&Disks, StepError> {
+        self.disks.as_ref().ok_or_else(no_disks)
+    }
+
+    pub(super) fn disks_mut(&mut self) -> Result<&mut Disks, StepError> {
+        self.disks.as_mut().ok_or_else(no_disks)
+    }
+
+    pub(super) fn fresh_disks(&self, lab: &Lab) -> Result<Disks, StepError> {
+        let images = self.session.disk_images(lab).map_err(StepError::SetUp)?;
+        let images = [images[0].as_path(), images[1].as_path()];
+        Disks::create(&self.folder.disks(), lab, images, self.session.blanks())
+            .map_err(|error| StepError::SetUp(chain(&error)))
+    }
+
+    pub(super) fn phase(&self, phase: &str, start: Instant) {
         self.session.events().emit(EventKind::Phase {
             scenario: self.scenario.name.clone(),
             phase: phase.to_owned(),
@@ -263,266 +306,14 @@ impl<'a> Runner<'a> {
         });
     }
 
-    async fn reboot(&mut self) -> Result<(), StepError> {
-        self.boot().await?;
-        self.nas = None;
-        let start = Instant::now();
-        if let Some(machine) = &mut self.machine {
-            machine.reboot().await?;
+    /// Secures what is only inside the machine, then ends it.
+    pub(super) async fn end(mut self) {
+        if self.nas.is_some() {
+            // Evidence only; the verdict stands.
+            let _ = self.keep_nas_console().await;
         }
-        self.phase("the host is up again", start);
-        Ok(())
-    }
-
-    async fn swap_serials(&mut self, pair: &[String; 2]) -> Result<(), StepError> {
         if let Some(machine) = self.machine.take() {
-            self.nas = None;
-            machine.power_off().await?;
-        }
-        for disk in self
-            .lab
-            .controllers
-            .iter_mut()
-            .flat_map(|one| &mut one.disks)
-        {
-            if let Some(at) = pair.iter().position(|serial| *serial == disk.serial) {
-                disk.serial.clone_from(&pair[1 - at]);
-            }
-        }
-        Ok(())
-    }
-
-    async fn edit(&mut self, file: &str, change: impl Fn(&str) -> String) -> Result<(), StepError> {
-        self.boot().await?;
-        let machine = self.running()?;
-        let limit = self.session.deadlines().command;
-        let pve = machine.agent();
-        let read = async {
-            match pve.read_file(file).await {
-                // A file that is not there yet is an empty one.
-                Err(GuestError::Refused { message, .. }) if message.contains("No such file") => {
-                    Ok(Vec::new())
-                }
-                other => other,
-            }
-        };
-        let content = machine
-            .watched(&format!("reading {file}"), limit, read)
-            .await?;
-        let content = String::from_utf8(content).map_err(|_| {
-            Failure::new(FailureKind::Command, format!("{file} on pve is not text"))
-        })?;
-        let content = change(&content);
-        self.write(file, &content).await
-    }
-
-    async fn write(&mut self, file: &str, content: &str) -> Result<(), StepError> {
-        self.boot().await?;
-        self.write_file(file, content).await
-    }
-
-    /// Writes a file on the host, which is up.
-    async fn write_file(&self, file: &str, content: &str) -> Result<(), StepError> {
-        let machine = self.running()?;
-        let limit = self.session.deadlines().command;
-        let write = machine.agent().write_file(file, content.as_bytes());
-        Ok(machine
-            .watched(&format!("writing {file}"), limit, write)
-            .await?)
-    }
-
-    async fn on_pve(&mut self, what: &str, exec: Exec) -> Result<String, StepError> {
-        self.boot().await?;
-        let machine = self.running()?;
-        let limit = exec.limit;
-        Ok(machine
-            .watched(what, limit, machine.agent().run(exec))
-            .await?
-            .stdout_text())
-    }
-
-    async fn run(&mut self, run: &Run) -> Result<(), StepError> {
-        self.boot().await?;
-        let limit = self.session.deadlines().command;
-        let exec = Exec::shell(&run.command, limit);
-        let machine = self.running()?;
-        let output = match run.on {
-            GuestName::Pve => {
-                machine
-                    .watched(&run.command, limit, machine.agent().exec(exec))
-                    .await?
-            }
-            GuestName::Nas => {
-                let nas = self.nas()?;
-                machine.watched(&run.command, limit, nas.exec(exec)).await?
-            }
-        };
-        if output.exit != Exit::Code(run.exit) {
-            let message = format!(
-                "`{}` in {} ended with {} in place of exit code {}: {}",
-                run.command,
-                run.on,
-                output.exit,
-                run.exit,
-                last_lines(&[output.stdout_text(), output.stderr_text()].concat(), 12)
-            );
-            return Err(Failure::new(FailureKind::Command, message).into());
-        }
-        let text = output.stdout_text();
-        if let Some(name) = &run.same_as {
-            let before = self.saved.get(name).map_or("", String::as_str);
-            if *before != text || text.trim().is_empty() {
-                let mut failure = Failure::new(
-                    FailureKind::Output,
-                    format!("`{}` does not give what was saved as {name}", run.command),
-                );
-                failure.expected = Some(before.to_owned());
-                failure.seen = Some(text);
-                return Err(failure.into());
-            }
-        }
-        if let Some(name) = &run.save {
-            self.saved.insert(name.clone(), text);
-        }
-        Ok(())
-    }
-
-    fn nas(&self) -> Result<&Nested, StepError> {
-        self.nas.as_ref().ok_or_else(|| {
-            Failure::new(
-                FailureKind::Command,
-                "the NAS guest is not running: a `start` step has to come first",
-            )
-            .into()
-        })
-    }
-
-    async fn probe(
-        &mut self,
-        number: usize,
-        name: &str,
-        probes: &[Probe],
-    ) -> Result<(), StepError> {
-        let folder = self.session.snapshots();
-        for probe in probes {
-            self.read(number, name, *probe).await?;
-            let facts = &self.facts[probe];
-            let text = Redactor::new(&self.scenario.lab)
-                .snapshot_text(facts)
-                .map_err(|error| {
-                    Failure::new(
-                        FailureKind::Snapshot,
-                        format!(
-                            "the facts of `{probe}` cannot be held against a snapshot: {}",
-                            chain(&error)
-                        ),
-                    )
-                })?;
-            self.keep(
-                &format!("{}.snapshot.json", fact_file(number, name, *probe)),
-                &text,
-            )?;
-            let snapshot = format!("{}__{name}__{probe}", self.scenario.name);
-            let about = format!("{}: {probe}, {name}", self.scenario.name);
-            snapshot::compare(&folder, &snapshot, &about, &text)
-                .map_err(|message| Failure::new(FailureKind::Snapshot, message))?;
-        }
-        Ok(())
-    }
-
-    /// Reads facts, unless nothing has changed since they were read.
-    async fn read(&mut self, number: usize, name: &str, probe: Probe) -> Result<(), StepError> {
-        if self.facts.contains_key(&probe) {
-            return Ok(());
-        }
-        self.boot().await?;
-        let machine = self.running()?;
-        let limit = self.session.deadlines().command;
-        let nas = if probe.guest() == GuestName::Nas {
-            Some(self.nas()?)
-        } else {
-            None
-        };
-        let file = fact_file(number, name, probe);
-        let read = probe::read(probe, machine.agent(), nas, limit);
-        let what = format!("the probe `{probe}`");
-        let reading = self.understood(&what, limit, &file, read).await?;
-        self.keep(&format!("{file}.raw.txt"), &reading.raw)?;
-        let json = serde_json::to_string_pretty(&reading.facts)
-            .map_err(|error| StepError::SetUp(chain(&error)))?;
-        self.keep(&format!("{file}.json"), &json)?;
-        self.facts.insert(probe, reading.facts);
-        Ok(())
-    }
-
-    fn keep(&self, name: &str, content: &str) -> Result<(), StepError> {
-        self.folder
-            .write(name, content)
-            .map_err(|error| StepError::SetUp(chain(&error)))
-    }
-
-    async fn expect(&mut self, expect: &Expect) -> Result<(), StepError> {
-        let number = self.scenario.steps.len() + 1;
-        for probe in checks::needs(expect) {
-            self.read(number, "expect", probe).await?;
-        }
-        let loop_output = if checks::needs_loop(expect) {
-            Some(self.write_up_loop().await?)
-        } else {
-            None
-        };
-        for held in checks::judge(
-            expect,
-            &self.scenario.lab,
-            &self.facts,
-            loop_output.as_deref(),
-        )? {
-            self.session.events().emit(EventKind::CheckHeld {
-                scenario: self.scenario.name.clone(),
-                check: held.check.to_owned(),
-                seen: held.seen,
-            });
-        }
-        Ok(())
-    }
-
-    async fn write_up_loop(&mut self) -> Result<String, StepError> {
-        self.boot().await?;
-        let what = "the write-up's loop over the IOMMU groups";
-        let limit = self.session.deadlines().command;
-        let pve = self.running()?.agent();
-        let run = probe::listing::run_write_up_loop(pve, limit);
-        self.understood(what, limit, "loop", run).await
-    }
-
-    /// Waits for a probe. An answer that makes no sense is kept, and is a failure of its own, apart
-    /// from a guest that does not answer.
-    async fn understood<T>(
-        &self,
-        what: &str,
-        limit: Duration,
-        file: &str,
-        probe: impl Future<Output = Result<T, ProbeError>>,
-    ) -> Result<T, StepError> {
-        let answer = self
-            .running()?
-            .watched(what, limit, async {
-                match probe.await {
-                    Ok(facts) => Ok(Ok(facts)),
-                    Err(ProbeError::Guest { source, .. }) => Err(source),
-                    Err(error) => Ok(Err(error)),
-                }
-            })
-            .await?;
-        match answer {
-            Ok(facts) => Ok(facts),
-            Err(error) => {
-                if let ProbeError::Parse { raw, .. } = &error {
-                    self.keep(&format!("{file}.raw.txt"), raw)?;
-                }
-                let message = format!("the answer to {what} makes no sense: {}", chain(&error));
-                Err(Failure::new(FailureKind::Command, message).into())
-            }
+            machine.kill().await;
         }
     }
 
@@ -538,11 +329,6 @@ impl<'a> Runner<'a> {
     }
 }
 
-fn fact_file(number: usize, name: &str, probe: Probe) -> String {
-    format!("facts/{number:02}-{name}-{probe}")
-}
-
-fn last_lines(text: &str, count: usize) -> String {
-    let lines: Vec<&str> = text.trim_end().lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
+fn no_disks() -> StepError {
+    StepError::SetUp("the machine has no disks yet".to_owned())
 }

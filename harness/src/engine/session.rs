@@ -2,21 +2,25 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use images::{Cache, Cancel, DiskImage, ImageName, ImageSet, Observer, Toolbox};
+use images::{Cache, Cancel, ImageName, ImageSet, Observer, Toolbox};
 use tokio::sync::watch;
 
 use super::failure::chain;
+use super::nas;
 use super::run::Runner;
 use super::timings::Timings;
-use crate::accel::{self, Choice, Deadlines, QemuProgram, Requested};
+use crate::accel::{self, Accelerator, Choice, Deadlines, QemuProgram, Requested};
+use crate::checkpoint::{Records, Store, StoreError};
 use crate::event::{EventKind, Events, Listener, Verdict};
 use crate::evidence::{EventLog, EvidenceError, RunFolder};
 use crate::host;
 use crate::lab::Lab;
+use crate::machine::Blanks;
+use crate::plan::{FORMAT, Plan, Setting};
 use crate::scenario::Scenario;
 
 /// What a run is asked to be.
@@ -32,7 +36,27 @@ pub struct Options {
     pub cpu: Option<String>,
     /// Folder of the scenarios; their snapshots are beside them.
     pub scenarios: PathBuf,
+    /// Whether checkpoints are used and taken.
+    pub checkpoints: Checkpoints,
 }
+
+/// What a run does about checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checkpoints {
+    /// It begins from them and takes new ones, up to so many bytes on disk.
+    Within(u64),
+    /// Every scenario begins with its first step, and nothing is kept.
+    None,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Checkpoints::Within(CHECKPOINT_BUDGET)
+    }
+}
+
+/// What all checkpoints may take on disk unless somebody says otherwise, in bytes.
+pub const CHECKPOINT_BUDGET: u64 = 20 << 30;
 
 impl Options {
     /// What the environment asks for (`LAB_CACHE`, `LAB_ACCEL`, `LAB_QEMU`, `LAB_CPU`), for a front
@@ -51,6 +75,10 @@ impl Options {
             qemu: path("LAB_QEMU"),
             cpu: std::env::var("LAB_CPU").ok(),
             scenarios: scenarios.to_owned(),
+            checkpoints: match std::env::var_os("LAB_NO_CACHE") {
+                Some(value) if !value.is_empty() && value != "0" => Checkpoints::None,
+                _ => Checkpoints::default(),
+            },
         })
     }
 }
@@ -67,6 +95,9 @@ pub enum SessionError {
     /// No folder for the run.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    /// No folder for checkpoints.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Somebody stopped it before it began.
     #[error("interrupted")]
     Interrupted,
@@ -101,6 +132,9 @@ pub struct Session {
     qemu: QemuProgram,
     scenarios: PathBuf,
     folder: RunFolder,
+    blanks: Blanks,
+    store: Option<(Store, Records)>,
+    plan: Mutex<Arc<Plan>>,
     events: Events,
     timings: Timings,
     stop: watch::Receiver<bool>,
@@ -163,6 +197,15 @@ impl Session {
             folder: folder.path().to_owned(),
         });
         let timings = Timings::open(cache.root(), &choice.accelerator.to_string());
+        let store = match options.checkpoints {
+            Checkpoints::Within(budget) => {
+                let store = Store::open(cache.root(), budget)?;
+                Some((store, Records::open(cache.root())))
+            }
+            Checkpoints::None => None,
+        };
+        let toolbox = images.toolbox.clone();
+        let blanks = Blanks::new(folder.path(), move || toolbox.command("qemu-img"));
         Ok(Session {
             images,
             observer,
@@ -171,12 +214,57 @@ impl Session {
             qemu,
             scenarios: options.scenarios,
             folder,
+            blanks,
+            store,
+            plan: Mutex::default(),
             events,
             timings,
             stop,
             start,
             counts: Default::default(),
         })
+    }
+
+    /// Says which scenarios this run is about, so that each of them leaves checkpoints where others go on.
+    pub fn plan<'a>(&self, scenarios: impl IntoIterator<Item = &'a Scenario>) -> Arc<Plan> {
+        let plan = Arc::new(Plan::new(scenarios, |scenario| self.setting(&scenario.lab)));
+        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&plan);
+        plan
+    }
+
+    /// A scenario's way in the plan, or in one of its own if it is not in the run's.
+    pub(super) fn planned(&self, scenario: &Scenario) -> Result<(Arc<Plan>, usize), String> {
+        let plan = Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner));
+        let found = plan.number(&scenario.name);
+        match found {
+            Some(number) => Ok((plan, number)),
+            None => {
+                let plan = Plan::new([scenario], |scenario| self.setting(&scenario.lab));
+                Ok((Arc::new(plan), 0))
+            }
+        }
+    }
+
+    /// What a state of this lab depends on beside its steps.
+    pub fn setting(&self, lab: &Lab) -> Setting {
+        // An image that is not built yet has no content to go by: what is frozen over it in this run serves this run.
+        let host_image = match self.images.host(lab.host.image()) {
+            Ok(Some(image)) => image.digest,
+            Ok(None) | Err(_) => format!("built in {}", self.folder.path().display()),
+        };
+        Setting {
+            host_image,
+            nas_image: self.images.truenas.digest.clone(),
+            qemu: self.qemu.digest().to_owned(),
+            accelerator: self.choice.accelerator,
+            cpu: self.cpu.clone(),
+            processor: match self.choice.accelerator {
+                Accelerator::Kvm => Some(host::processor()),
+                Accelerator::Tcg => None,
+            },
+            vm_config: nas::CONFIG.to_owned(),
+            format: FORMAT,
+        }
     }
 
     /// Runs one scenario to its verdict.
@@ -219,16 +307,16 @@ impl Session {
             folder: folder.path().to_owned(),
         });
         let mut stop = self.stop.clone();
-        let host = match self.host_image(&scenario.lab, &mut stop).await {
-            Ok(host) => host,
+        match self.build_host(&scenario.lab, &mut stop).await {
+            Ok(()) => {}
             Err(SessionError::Interrupted) => return Verdict::Interrupted,
             Err(error) => {
                 return Verdict::SetUpFailed {
                     message: chain(&error),
                 };
             }
-        };
-        let mut runner = match Runner::new(self, scenario, &folder, &host) {
+        }
+        let mut runner = match Runner::new(self, scenario, &folder) {
             Ok(runner) => runner,
             Err(message) => return Verdict::SetUpFailed { message },
         };
@@ -276,24 +364,47 @@ impl Session {
         &self.choice
     }
 
-    /// The disk of a lab's host; one that few labs need is built now.
-    async fn host_image(
+    pub(super) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    pub(super) fn blanks(&self) -> &Blanks {
+        &self.blanks
+    }
+
+    pub(super) fn store(&self) -> Option<&Store> {
+        self.store.as_ref().map(|(store, _)| store)
+    }
+
+    pub(super) fn records(&self) -> Option<&Records> {
+        self.store.as_ref().map(|(_, records)| records)
+    }
+
+    /// Builds the image of a lab's host, if it is one that few labs need and not there yet.
+    async fn build_host(
         &self,
         lab: &Lab,
         stop: &mut watch::Receiver<bool>,
-    ) -> Result<DiskImage, SessionError> {
-        let (images, host) = (self.images.clone(), lab.host.image());
-        let build_host =
-            move |observer: &dyn Observer, cancel: &Cancel| images.host(host, observer, cancel);
-        build(&self.observer, stop, build_host).await
+    ) -> Result<(), SessionError> {
+        let host = lab.host.image();
+        if self.images.host(host)?.is_some() {
+            return Ok(());
+        }
+        let images = self.images.clone();
+        let ensure = move |observer: &dyn Observer, cancel: &Cancel| {
+            images.ensure_host(host, observer, cancel).map(drop)
+        };
+        build(&self.observer, stop, ensure).await
     }
 
-    pub(super) fn images(&self) -> &ImageSet {
-        &self.images
-    }
-
-    pub(super) fn events(&self) -> &Events {
-        &self.events
+    /// The images that a lab's system disks begin as: the host's, then the NAS guest's.
+    pub(super) fn disk_images(&self, lab: &Lab) -> Result<[PathBuf; 2], String> {
+        let host = self
+            .images
+            .host(lab.host.image())
+            .map_err(|error| chain(&error))?
+            .ok_or_else(|| format!("the image of a {} host is not built", lab.host))?;
+        Ok([host.path, self.images.truenas.path.clone()])
     }
 
     pub(super) fn timings(&self) -> &Timings {

@@ -6,6 +6,7 @@ mod hardware;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::disks::DiskChain;
 use crate::accel::Accelerator;
 use crate::lab::Lab;
 
@@ -23,12 +24,10 @@ pub struct Placement {
     pub sockets: PathBuf,
     /// The file that keeps everything the host writes to its serial console.
     pub console_log: PathBuf,
-    /// qcow2 overlay of the Proxmox-like image.
-    pub root_disk: PathBuf,
-    /// qcow2 overlay of the TrueNAS-like image, which VM 100 boots from.
-    pub nas_disk: PathBuf,
-    /// qcow2 files of the lab's disks, in the order of [`Lab::disks`].
-    pub data_disks: Vec<PathBuf>,
+    /// The files behind the disks, in the order of [`disk_nodes`].
+    pub disks: Vec<DiskChain>,
+    /// Whether the machine waits for a state to go on from in place of starting anew.
+    pub incoming: bool,
 }
 
 impl Placement {
@@ -50,6 +49,50 @@ impl Placement {
 
 /// Id of the port that the guest agent listens on, as QMP's `VSERPORT_CHANGE` names it.
 pub const AGENT_PORT: &str = "agent";
+
+/// What a lab's machine is, as QEMU is told it: its arguments without where it runs.
+pub fn hardware(lab: &Lab, accelerator: Accelerator, cpu: &str) -> Vec<u8> {
+    let chain = || DiskChain {
+        base: None,
+        layers: Vec::new(),
+        active: PathBuf::from("disk"),
+        bytes: 0,
+    };
+    let nowhere = Placement {
+        accelerator,
+        cpu: cpu.to_owned(),
+        data_dirs: Vec::new(),
+        sockets: PathBuf::from("sockets"),
+        console_log: PathBuf::from("console"),
+        disks: disk_nodes(lab).iter().map(|_| chain()).collect(),
+        incoming: false,
+    };
+    let mut bytes = Vec::new();
+    for word in argv(lab, &nowhere) {
+        bytes.extend_from_slice(word.as_encoded_bytes());
+        bytes.push(0);
+    }
+    bytes
+}
+
+/// The names of the block nodes behind a lab's disks: the host's root disk, the NAS guest's system
+/// disk, then the lab's disks in the order of [`Lab::disks`].
+pub fn disk_nodes(lab: &Lab) -> Vec<String> {
+    let system = [ROOT_NODE, NAS_NODE].map(str::to_owned);
+    let data = lab
+        .controllers
+        .iter()
+        .enumerate()
+        .flat_map(|(number, one)| (0..one.disks.len()).map(move |port| data_node(number, port)));
+    system.into_iter().chain(data).collect()
+}
+
+const ROOT_NODE: &str = "root";
+const NAS_NODE: &str = "nas-system";
+
+fn data_node(controller: usize, port: usize) -> String {
+    format!("disk{controller}-{port}")
+}
 
 /// QEMU's arguments for a lab, the program's name not among them.
 pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
@@ -82,6 +125,9 @@ pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
     args.pair("-rtc", "base=utc");
     // Stopped until every channel is connected, so that none of them misses the beginning.
     args.flag("-S");
+    if place.incoming {
+        args.pair("-incoming", "defer");
+    }
 
     // The IOMMU comes first: QEMU wants it to exist before the devices behind it.
     hardware::iommu(lab, &mut args);
@@ -100,26 +146,26 @@ pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
         format!("virtserialport,id={AGENT_PORT},chardev=agent,name=org.qemu.guest_agent.0"),
     );
 
-    args.qcow2("root", &place.root_disk);
+    let mut chains = place.disks.iter();
+    args.disk(ROOT_NODE, chains.next());
     if !lab.controllers.iter().any(|one| one.boots_host) {
         args.pair(
             "-device",
             "virtio-blk-pci,id=root,drive=root,bus=pcie.0,addr=0x4,bootindex=0",
         );
     }
-    args.qcow2("nas-system", &place.nas_disk);
+    args.disk(NAS_NODE, chains.next());
     args.pair(
         "-device",
         "virtio-blk-pci,id=nas-system,drive=nas-system,serial=nas-system,bus=pcie.0,addr=0x5",
     );
 
-    let mut files = place.data_disks.iter();
     let mut ports = hardware::RootPorts::default();
     for (number, card) in lab.cards.iter().enumerate() {
         hardware::card(number, *card, &mut ports, &mut args);
     }
     for (number, one) in lab.controllers.iter().enumerate() {
-        hardware::controller(number, one, &mut ports, &mut files, &mut args);
+        hardware::controller(number, one, &mut ports, &mut chains, &mut args);
     }
     args.0
 }
@@ -154,15 +200,42 @@ impl Args {
         self.pair("-chardev", value);
     }
 
-    /// A disk file. L0's page cache outlives QEMU, and a lab's disks do not outlive L0, so flushes
+    /// A disk: its image, the frozen layers over it, and the file that is written to. Each names its
+    /// parent here, whatever stands in its header, so that files can be moved.
+    fn disk(&mut self, node: &str, chain: Option<&DiskChain>) {
+        // A lab has as many chains as disks; without one QEMU refuses the device by its name.
+        let Some(chain) = chain else { return };
+        let mut parent = None;
+        if let Some(base) = &chain.base {
+            let name = format!("{node}.base");
+            let file = Self::escaped(base);
+            self.pair(
+                "-blockdev",
+                format!(
+                    "driver=raw,node-name={name},read-only=on,file.driver=file,file.filename={file}"
+                ),
+            );
+            parent = Some(name);
+        }
+        for (number, layer) in chain.layers.iter().enumerate() {
+            let name = format!("{node}.{number}");
+            self.qcow2(&name, layer, ",read-only=on", parent.as_deref());
+            parent = Some(name);
+        }
+        self.qcow2(node, &chain.active, "", parent.as_deref());
+    }
+
+    /// A qcow2 file. L0's page cache outlives QEMU, and a lab's disks do not outlive L0, so flushes
     /// need not reach L0's platters.
-    fn qcow2(&mut self, node: &str, file: &Path) {
+    fn qcow2(&mut self, node: &str, file: &Path, options: &str, parent: Option<&str>) {
+        let file = Self::escaped(file);
+        let backing = match parent {
+            Some(parent) => format!(",backing={parent}"),
+            None => String::new(),
+        };
         self.pair(
             "-blockdev",
-            format!(
-                "driver=qcow2,node-name={node},discard=unmap,cache.no-flush=on,file.driver=file,file.filename={},file.cache.no-flush=on",
-                Self::escaped(file)
-            ),
+            format!("driver=qcow2,node-name={node}{options},discard=unmap,cache.no-flush=on,file.driver=file,file.filename={file},file.cache.no-flush=on{backing}"),
         );
     }
 }
@@ -233,6 +306,15 @@ mod tests {
         lab
     }
 
+    fn chain(base: Option<&str>, layers: &[&str], active: &str) -> DiskChain {
+        DiskChain {
+            base: base.map(PathBuf::from),
+            layers: layers.iter().map(PathBuf::from).collect(),
+            active: active.into(),
+            bytes: 1 << 30,
+        }
+    }
+
     fn place(accelerator: Accelerator, cpu: &str) -> Placement {
         Placement {
             accelerator,
@@ -240,9 +322,17 @@ mod tests {
             data_dirs: vec!["/toolbox/usr/share/qemu".into()],
             sockets: "/run/lab".into(),
             console_log: "/evidence/pve-console.log".into(),
-            root_disk: "/disks/root,1.qcow2".into(),
-            nas_disk: "/disks/nas.qcow2".into(),
-            data_disks: vec!["/disks/0.qcow2".into(), "/disks/1.qcow2".into()],
+            disks: vec![
+                chain(
+                    Some("/images/pve.raw"),
+                    &["/cp/1.qcow2"],
+                    "/disks/root,1.qcow2",
+                ),
+                chain(Some("/images/nas.raw"), &[], "/disks/nas.qcow2"),
+                chain(None, &[], "/disks/0.qcow2"),
+                chain(None, &[], "/disks/1.qcow2"),
+            ],
+            incoming: false,
         }
     }
 
@@ -294,6 +384,30 @@ mod tests {
             ),
         ] {
             insta::assert_snapshot!(name, lines(&lab, &place));
+        }
+    }
+
+    #[test]
+    fn a_machine_that_goes_on_from_a_state_has_the_same_hardware() {
+        let lab = lab(Iommu::Intel, Slot::RootPort);
+        let anew = place(Accelerator::Tcg, "max");
+        let goes_on = Placement {
+            incoming: true,
+            ..anew.clone()
+        };
+        let (anew, goes_on) = (lines(&lab, &anew), lines(&lab, &goes_on));
+        assert_eq!(goes_on.replace("-incoming defer\n", ""), anew);
+    }
+
+    #[test]
+    fn there_is_a_node_for_each_disk() {
+        let lab = lab(Iommu::Intel, Slot::RootPort);
+        let text = lines(&lab, &place(Accelerator::Tcg, "max"));
+        let nodes = disk_nodes(&lab);
+        assert_eq!(nodes, ["root", "nas-system", "disk0-0", "disk0-1"]);
+        for node in nodes {
+            assert!(text.contains(&format!("drive={node},")), "{node}");
+            assert!(text.contains(&format!("node-name={node},")), "{node}");
         }
     }
 

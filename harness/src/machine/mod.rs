@@ -3,14 +3,16 @@
 mod argv;
 mod console;
 mod disks;
+mod freeze;
 mod power;
 mod process;
 pub mod qmp;
+mod status;
 pub mod transcript;
 pub(crate) mod wire;
 
-pub use argv::{Placement, argv};
+pub use argv::{Placement, argv, disk_nodes, hardware};
 pub use console::Console;
-pub use disks::{DiskError, Disks};
-pub use power::{BootFailure, Machine, MachineError, Started};
+pub use disks::{Blanks, DiskChain, DiskError, Disks};
+pub use power::{BootFailure, Machine, MachineError};
 pub use process::{Process, ProcessError};

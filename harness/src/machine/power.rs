@@ -1,20 +1,20 @@
 //! A machine that runs: its channels, its power, and the watch over it while anything is awaited.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use qapi::qmp;
-use serde_json::Value;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
-use super::argv::{AGENT_PORT, Placement, argv};
+use super::argv::{Placement, argv, disk_nodes};
 use super::console::Console;
 use super::process::{Process, ProcessError};
-use super::qmp::{Qmp, QmpError, QmpEvent};
+use super::qmp::{Qmp, QmpError};
+use super::status::{Status, follow, incident};
 use super::transcript::Transcript;
 use crate::accel::Deadlines;
 use crate::guest::{Agent, Exec, Guest, GuestError};
@@ -75,6 +75,16 @@ pub enum MachineError {
         /// What went wrong.
         trouble: String,
     },
+    /// A saved state could not be taken or given.
+    #[error("{trouble} while the lab waited for {what}: {words}")]
+    State {
+        /// What was awaited.
+        what: String,
+        /// What went wrong.
+        trouble: String,
+        /// The last that QEMU wrote.
+        words: String,
+    },
     /// Nothing happened in time.
     #[error(transparent)]
     TimedOut(#[from] TimedOut),
@@ -86,58 +96,23 @@ pub enum MachineError {
 /// How soon after a channel broke QEMU's end or its events are known, if they are the cause.
 const CAUSE_COMES_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a machine's events have said so far.
-#[derive(Debug, Clone, Default)]
-struct Status {
-    resets: u32,
-    agent_open: bool,
-    incident: Option<Incident>,
-}
-
-/// Something that nobody asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Incident {
-    /// It happened to the host.
-    Guest(String),
-    /// It happened to L0, which says nothing about the procedure.
-    Lab(String),
-}
-
-impl Incident {
-    fn error(self, what: &str) -> MachineError {
-        match self {
-            Incident::Guest(incident) => MachineError::Incident {
-                what: what.to_owned(),
-                incident,
-            },
-            Incident::Lab(trouble) => MachineError::Lab {
-                what: what.to_owned(),
-                trouble,
-            },
-        }
-    }
-}
-
-/// How long the parts of a start took.
-#[derive(Debug, Clone, Copy)]
-pub struct Started {
-    /// From power on to the guest agent's first answer.
-    pub boot: Duration,
-}
-
 /// A running machine. Dropping it kills QEMU.
 #[derive(Debug)]
 pub struct Machine {
-    process: Process,
-    /// Held: the events end with the last handle.
-    _qmp: Qmp,
-    agent: Agent,
+    pub(super) process: Process,
+    pub(super) qmp: Qmp,
+    pub(super) agent: Agent,
     console: Console,
-    status: watch::Receiver<Status>,
+    pub(super) status: watch::Receiver<Status>,
     expected_off: Arc<AtomicBool>,
     waited: AtomicU64,
-    deadlines: Deadlines,
-    boot_id: String,
+    pub(super) deadlines: Deadlines,
+    pub(super) boot_id: String,
+    pub(super) sockets: PathBuf,
+    /// The block node behind each disk, in the order of [`disk_nodes`].
+    pub(super) nodes: Vec<String>,
+    /// How often the disks were frozen.
+    pub(super) freezes: u32,
 }
 
 impl Machine {
@@ -153,11 +128,16 @@ impl Machine {
         place: &Placement,
         evidence: &Path,
         deadlines: Deadlines,
-    ) -> Result<(Self, Started), Box<BootFailure>> {
+    ) -> Result<Self, Box<BootFailure>> {
         let console = Console::default();
-        let result =
-            Self::try_boot(program, lab, place, evidence, deadlines, console.clone()).await;
-        result.map_err(|error| {
+        let booted = async {
+            let mut machine =
+                Self::connect(program, lab, place, evidence, deadlines, console.clone()).await?;
+            machine.resume().await?;
+            machine.boot_id = machine.wait_until_up("the host's first boot", 0).await?;
+            Ok(machine)
+        };
+        booted.await.map_err(|error| {
             Box::new(BootFailure {
                 error,
                 console: console.tail(),
@@ -165,14 +145,15 @@ impl Machine {
         })
     }
 
-    async fn try_boot(
+    /// Starts QEMU with the CPUs stopped and connects every channel.
+    pub(super) async fn connect(
         mut program: Command,
         lab: &Lab,
         place: &Placement,
         evidence: &Path,
         deadlines: Deadlines,
         console: Console,
-    ) -> Result<(Self, Started), MachineError> {
+    ) -> Result<Self, MachineError> {
         program.args(argv(lab, place));
         let set_up = |what| move |source| MachineError::SetUp { what, source };
         std::fs::write(evidence.join("qemu-argv.txt"), shown(&program))
@@ -182,7 +163,6 @@ impl Machine {
         let agent_log = Transcript::create(&evidence.join("agent.log"))
             .map_err(set_up("transcript of the guest agent"))?;
 
-        let start = Instant::now();
         let process = Process::spawn(program, &evidence.join("qemu-stderr.log"))?;
         let what = "QEMU's monitor";
         let socket = place.qmp_socket();
@@ -200,11 +180,9 @@ impl Machine {
             .with_answer_limit(deadlines.agent_answer);
         let expected_off = Arc::new(AtomicBool::new(false));
         let status = follow(qmp.events(), agent.clone(), Arc::clone(&expected_off));
-        qmp.execute(qmp::cont {}, deadlines.qmp).await?;
-
-        let mut machine = Machine {
+        Ok(Machine {
             process,
-            _qmp: qmp,
+            qmp,
             agent,
             console,
             status,
@@ -212,14 +190,26 @@ impl Machine {
             waited: AtomicU64::new(0),
             deadlines,
             boot_id: String::new(),
-        };
-        machine.boot_id = machine.wait_until_up("the host's first boot", 0).await?;
-        Ok((
-            machine,
-            Started {
-                boot: start.elapsed(),
-            },
-        ))
+            sockets: place.sockets.clone(),
+            nodes: disk_nodes(lab),
+            freezes: 0,
+        })
+    }
+
+    /// Lets the CPUs run.
+    pub(super) async fn resume(&self) -> Result<(), MachineError> {
+        self.qmp.execute(qmp::cont {}, self.deadlines.qmp).await?;
+        Ok(())
+    }
+
+    /// How long things may take on it.
+    pub fn limits(&self) -> Deadlines {
+        self.deadlines
+    }
+
+    /// The boot id that the host had when it came up.
+    pub fn boot_id(&self) -> &str {
+        &self.boot_id
     }
 
     /// L1's guest agent.
@@ -301,8 +291,7 @@ impl Machine {
     ///
     /// # Errors
     /// As [`Machine::watched`], and [`MachineError::SameBoot`].
-    pub async fn reboot(&mut self) -> Result<Started, MachineError> {
-        let start = Instant::now();
+    pub async fn reboot(&mut self) -> Result<(), MachineError> {
         let resets = self.status.borrow().resets;
         self.expected_off.store(true, Ordering::SeqCst);
         let mut status = self.status.clone();
@@ -341,9 +330,7 @@ impl Machine {
             return Err(MachineError::SameBoot(boot_id));
         }
         self.boot_id = boot_id;
-        Ok(Started {
-            boot: start.elapsed(),
-        })
+        Ok(())
     }
 
     /// Shuts the host down from inside and waits until QEMU has ended.
@@ -431,92 +418,6 @@ fn exited(process: &Process, status: ExitStatus, what: &str) -> MachineError {
     }
 }
 
-/// Waits for something that nobody asked for.
-async fn incident(status: &mut watch::Receiver<Status>) -> Incident {
-    if let Ok(status) = status.wait_for(|status| status.incident.is_some()).await
-        && let Some(incident) = status.incident.clone()
-    {
-        return incident;
-    }
-    // The events have ended with QEMU, whose end is watched too.
-    std::future::pending().await
-}
-
-/// Folds QMP's events into a [`Status`] for as long as QMP lives.
-fn follow(
-    mut events: broadcast::Receiver<QmpEvent>,
-    agent: Agent,
-    expected_off: Arc<AtomicBool>,
-) -> watch::Receiver<Status> {
-    let (sender, status) = watch::channel(Status::default());
-    tokio::spawn(async move {
-        loop {
-            match events.recv().await {
-                Ok(event) => {
-                    let expected = expected_off.load(Ordering::SeqCst);
-                    sender.send_modify(|status| note(status, &event, expected));
-                    agent.port_changed(sender.borrow().agent_open);
-                }
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => break,
-            }
-        }
-        // Keeps the last status readable for whoever asks after QMP's end.
-        sender.closed().await;
-    });
-    status
-}
-
-fn note(status: &mut Status, event: &QmpEvent, expected_off: bool) {
-    let word = |key: &str| {
-        event
-            .data
-            .get(key)
-            .and_then(|value| value.as_str())
-            .unwrap_or("")
-    };
-    let incident = match event.name.as_str() {
-        "VSERPORT_CHANGE" if word("id") == AGENT_PORT => {
-            status.agent_open =
-                event.data.get("open").and_then(|open| open.as_bool()) == Some(true);
-            None
-        }
-        "RESET" => {
-            status.resets += 1;
-            status.agent_open = false;
-            (!expected_off)
-                .then(|| Incident::Guest(format!("the host was reset ({})", word("reason"))))
-        }
-        "SHUTDOWN" if !expected_off => Some(Incident::Guest(format!(
-            "the host shut down ({})",
-            word("reason")
-        ))),
-        "GUEST_PANICKED" => Some(Incident::Guest("the host's kernel panicked".to_owned())),
-        "WATCHDOG" => Some(Incident::Guest(format!(
-            "the host's watchdog fired (action {})",
-            word("action")
-        ))),
-        // QEMU stops the machine when L0 cannot take a write; an error that a lab injects into one of
-        // its disks is reported to the guest instead.
-        "BLOCK_IO_ERROR" if word("action") == "stop" => {
-            let room = if event.data.get("nospace").and_then(Value::as_bool) == Some(true) {
-                ": No space left on device; free some, or choose another folder with LAB_CACHE"
-            } else {
-                ""
-            };
-            let node = word("node-name");
-            Some(Incident::Lab(format!(
-                "this machine could not write the disk `{node}`{room}"
-            )))
-        }
-        _ => None,
-    };
-    // The first incident is the cause; what follows are its consequences.
-    if status.incident.is_none() {
-        status.incident = incident;
-    }
-}
-
 /// A command as one can paste it into a shell.
 fn shown(command: &Command) -> String {
     let mut text = command.get_program().to_string_lossy().into_owned();
@@ -541,81 +442,6 @@ fn shown(command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    fn event(name: &str, data: serde_json::Value) -> QmpEvent {
-        QmpEvent {
-            name: name.to_owned(),
-            data,
-            seconds: 0.0,
-        }
-    }
-
-    #[test]
-    fn a_reset_that_nobody_asked_for_is_an_incident_and_a_watchdog_names_itself_first() {
-        let mut status = Status::default();
-        note(
-            &mut status,
-            &event("VSERPORT_CHANGE", json!({"id": "agent", "open": true})),
-            false,
-        );
-        assert!(status.agent_open);
-        note(
-            &mut status,
-            &event("WATCHDOG", json!({"action": "reset"})),
-            false,
-        );
-        note(
-            &mut status,
-            &event("RESET", json!({"reason": "guest-reset"})),
-            false,
-        );
-        assert!(!status.agent_open);
-        let watchdog = "the host's watchdog fired (action reset)".to_owned();
-        assert_eq!(status.incident, Some(Incident::Guest(watchdog)));
-    }
-
-    #[test]
-    fn a_reset_that_was_asked_for_is_counted_only() {
-        let mut status = Status::default();
-        note(
-            &mut status,
-            &event("SHUTDOWN", json!({"reason": "guest-reset"})),
-            true,
-        );
-        note(
-            &mut status,
-            &event("RESET", json!({"reason": "guest-reset"})),
-            true,
-        );
-        assert_eq!((status.resets, status.incident), (1, None));
-    }
-
-    #[test]
-    fn a_full_disk_is_the_labs_trouble() {
-        let mut status = Status::default();
-        let data = json!({"node-name": "root", "action": "stop", "nospace": true});
-        note(&mut status, &event("BLOCK_IO_ERROR", data), false);
-        let Some(Incident::Lab(words)) = status.incident else {
-            panic!("{status:?}")
-        };
-        assert!(words.contains("No space left"), "{words}");
-        let mut status = Status::default();
-        let data = json!({"node-name": "disk0-0", "action": "report", "nospace": false});
-        note(&mut status, &event("BLOCK_IO_ERROR", data), false);
-        assert_eq!(status.incident, None);
-    }
-
-    #[test]
-    fn another_port_is_not_the_agent() {
-        let mut status = Status::default();
-        note(
-            &mut status,
-            &event("VSERPORT_CHANGE", json!({"id": "other", "open": true})),
-            false,
-        );
-        assert!(!status.agent_open);
-    }
 
     #[test]
     fn a_shown_command_survives_a_shell() {

@@ -118,6 +118,43 @@ impl Lines {
                 state.steps = *steps;
                 self.say(&format!("\n{}", style(scenario).bold()));
             }
+            EventKind::Restored {
+                checkpoint,
+                taken,
+                steps,
+                worth,
+                seconds,
+                ..
+            } => {
+                let (checkpoint, taken) = (short(checkpoint), taken.strftime("%F %H:%M UTC"));
+                self.say(&format!(
+                    "          {seconds:>6.1} s  {steps} steps from checkpoint {checkpoint} of {taken}, in place of {worth:.0} s"
+                ));
+            }
+            EventKind::CheckpointTaken {
+                checkpoint,
+                seconds,
+                bytes,
+                ..
+            } => {
+                let line = format!(
+                    "          {seconds:>6.1} s  checkpoint {}, {}",
+                    short(checkpoint),
+                    HumanBytes(*bytes)
+                );
+                self.say(&style(line).dim().to_string());
+            }
+            EventKind::NoCheckpoint { reason, .. } => {
+                self.say(&format!("                  no checkpoint: {reason}"));
+            }
+            EventKind::CheckpointUnusable {
+                checkpoint, reason, ..
+            } => {
+                self.say(&format!(
+                    "                  checkpoint {} is of no use and is made anew: {reason}",
+                    short(checkpoint)
+                ));
+            }
             EventKind::StepStarted { title, last, .. } => {
                 title.clone_into(&mut state.title);
                 state.phases.clear();
@@ -129,7 +166,15 @@ impl Lines {
             EventKind::Phase { phase, seconds, .. } => {
                 state.phases.push(format!("{phase}: {seconds:.1} s"));
             }
-            EventKind::StepFinished { step, seconds, .. } => {
+            EventKind::StepFinished {
+                step,
+                seconds,
+                recorded,
+                ..
+            } => {
+                if *recorded {
+                    state.phases.push("as it was read then".to_owned());
+                }
                 let phases = match state.phases.as_slice() {
                     [] => String::new(),
                     phases => format!("  {}", style(format!("[{}]", phases.join("; "))).dim()),

@@ -139,6 +139,7 @@ mod tests {
                     step: 1,
                     seconds: 9.5,
                     guest_seconds: 9.0,
+                    recorded: false,
                 },
             ),
         ];

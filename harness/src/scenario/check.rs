@@ -10,7 +10,7 @@ use super::edit::vm_key;
 use super::file::{ACTIONS, RunTable, RunValue, ScenarioFile, StepTable};
 use super::labs::Labs;
 use super::nearest::advice;
-use super::step::{Action, GuestName, Run, Scenario, Step};
+use super::step::{Action, GuestName, Rewire, Run, Scenario, Step};
 use crate::lab::Lab;
 use crate::probe::Probe;
 
@@ -44,15 +44,8 @@ impl<'a> Checker<'a> {
     /// The scenario that a file describes. Problems are noted in the document.
     pub(super) fn scenario(mut self, name: String, file: ScenarioFile) -> Option<Scenario> {
         let root = self.document.root();
-        self.lab = self.labs.get(&file.lab);
-        if self.lab.is_none() && !self.labs.are_unknown() {
-            let message = format!("there is no lab `{}`", file.lab);
-            self.note(
-                &root.get("lab"),
-                message,
-                advice(&file.lab, self.labs.names()),
-            );
-        }
+        let first_lab = self.lab_called(&root.get("lab"), &file.lab);
+        self.lab = first_lab;
         if file.summary.trim().is_empty() {
             self.note(&root.get("summary"), "the summary says nothing", None);
         }
@@ -85,7 +78,7 @@ impl<'a> Checker<'a> {
             path: self.document.path().to_owned(),
             summary: file.summary,
             lab_name: file.lab,
-            lab: self.lab?.clone(),
+            lab: first_lab?.clone(),
             steps,
             expect,
             failure,
@@ -206,6 +199,9 @@ impl<'a> Checker<'a> {
         if let Some(serials) = table.swap_serials {
             return self.swap(of, serials);
         }
+        if let Some(name) = table.rewire {
+            return self.rewire(of, name);
+        }
         if let Some(probes) = table.probe {
             return self.probe(node, of, probes, table.snapshot, line);
         }
@@ -275,6 +271,30 @@ impl<'a> Checker<'a> {
                 None
             }
         }
+    }
+
+    fn rewire(&mut self, of: &Node<'_>, name: String) -> Option<Action> {
+        self.nas_runs = false;
+        let Some(lab) = self.lab_called(of, &name) else {
+            // What comes after cannot be held against a lab that is not known.
+            self.lab = None;
+            return None;
+        };
+        if self.lab == Some(lab) {
+            self.note(of, "this is the lab that the machine has already", None);
+        }
+        self.lab = Some(lab);
+        let lab = lab.clone();
+        Some(Action::Rewire(Box::new(Rewire { name, lab })))
+    }
+
+    fn lab_called(&self, place: &Node<'_>, name: &str) -> Option<&'a Lab> {
+        let lab = self.labs.get(name);
+        if lab.is_none() && !self.labs.are_unknown() {
+            let message = format!("there is no lab `{name}`");
+            self.note(place, message, advice(name, self.labs.names()));
+        }
+        lab
     }
 
     fn probe(

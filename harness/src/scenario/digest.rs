@@ -25,7 +25,8 @@ impl Lab {
     }
 }
 
-fn of(value: &impl Serialize) -> String {
+/// Digest of a value's JSON.
+pub(crate) fn of(value: &impl Serialize) -> String {
     // JSON can hold whatever these types can: all keys of their maps are strings.
     let value = serde_json::to_value(value).expect("labs and actions are JSON");
     let mut text = String::new();

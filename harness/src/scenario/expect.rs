@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::lab::{Iommu, PciAddress};
 
 /// What must hold on the host and in the NAS guest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Expect {
     /// On the Proxmox host.
@@ -67,7 +67,7 @@ impl Expect {
 }
 
 /// What must hold on the Proxmox host.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ExpectPve {
     /// Words that `/proc/cmdline` must have.
@@ -100,7 +100,7 @@ pub struct ExpectPve {
 }
 
 /// What must hold in the NAS guest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ExpectNas {
     /// The serials of the lab's disks that the guest sees, in any order. Each disk's model, serial,
@@ -122,7 +122,9 @@ pub struct ExpectNas {
 }
 
 /// SMART health.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, strum::Display,
+)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum SmartVerdict {
@@ -133,7 +135,7 @@ pub enum SmartVerdict {
 }
 
 /// A pool as `zpool status -j` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PoolExpectation {
     /// Its name.
@@ -180,7 +182,7 @@ impl From<DriverState> for String {
 }
 
 /// The failure that a scenario is about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ExpectedFailure {
     /// What fails.

@@ -78,6 +78,9 @@ pub(super) struct StepTable {
     /// procedure's back.
     #[schemars(length(equal = 2))]
     pub swap_serials: Option<Vec<String>>,
+    /// Powers the host off, changes its hardware to that of another lab (the name of a file in `labs/`,
+    /// without `.toml`), and powers it on. Disks whose serial number both labs have keep what is on them.
+    pub rewire: Option<String>,
     /// Reads facts and holds them against the scenario's snapshots. Needs `as`.
     pub probe: Option<Vec<Probe>>,
     /// The name of the snapshots that `probe` takes, such as `after-reboot`.
@@ -170,6 +173,7 @@ pub(super) const ACTIONS: &[&str] = &[
     "start",
     "stop",
     "swap-serials",
+    "rewire",
     "probe",
     "expect",
 ];

@@ -73,7 +73,7 @@ pub enum GuestName {
 }
 
 /// What a step does. Its serialization is what its digest is made of, so a title is not in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Sets `key="value"` in a file of shell assignments such as `/etc/default/grub`, in place if the
@@ -118,6 +118,9 @@ pub enum Action {
     /// Exchanges the serial numbers of two disks of the lab behind everybody's back, the machine
     /// powered off for it.
     SwapSerials([String; 2]),
+    /// Powers the host off, changes the hardware to that of another lab, and powers it on. Disks with a
+    /// serial number that both labs have keep what is on them.
+    Rewire(Box<Rewire>),
     /// Reads facts and holds them against their snapshots.
     Probe {
         /// The name of the snapshots.
@@ -129,8 +132,25 @@ pub enum Action {
     Expect(Box<Expect>),
 }
 
+impl Action {
+    /// Whether it only reads the lab's state, so that it is no part of what leads to a state.
+    pub fn only_looks(&self) -> bool {
+        matches!(self, Action::Probe { .. } | Action::Expect(_))
+    }
+}
+
+/// Another machine for the same disks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Rewire {
+    /// The lab's name.
+    pub name: String,
+    /// The machine.
+    pub lab: Lab,
+}
+
 /// A command in a guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Run {
     /// A line for `sh -c`.

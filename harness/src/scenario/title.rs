@@ -21,6 +21,7 @@ impl Action {
             Action::Start(vm) => format!("start VM {vm}"),
             Action::Stop(vm) => format!("stop VM {vm}"),
             Action::SwapSerials([one, other]) => format!("swap the serials {one} and {other}"),
+            Action::Rewire(other) => format!("change the hardware to {}", other.name),
             Action::Probe { name, probes } => {
                 let names: Vec<String> = probes.iter().map(ToString::to_string).collect();
                 format!("probe {} ({name})", names.join(", "))

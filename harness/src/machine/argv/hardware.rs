@@ -1,10 +1,9 @@
 //! The part of the command line that says what hardware a lab has: its IOMMU, cards, controllers and
 //! disks.
 
-use std::path::PathBuf;
-
-use super::Args;
+use super::{Args, data_node};
 use crate::lab::{Card, Controller, ControllerModel, Disk, HOST_DISK, Interface, Iommu, Lab, Slot};
+use crate::machine::disks::DiskChain;
 
 /// The root ports so far: functions of one PCI device.
 #[derive(Default)]
@@ -59,7 +58,7 @@ pub(super) fn controller<'a>(
     number: usize,
     controller: &Controller,
     ports: &mut RootPorts,
-    files: &mut impl Iterator<Item = &'a PathBuf>,
+    chains: &mut impl Iterator<Item = &'a DiskChain>,
     args: &mut Args,
 ) {
     let place = match controller.slot {
@@ -94,9 +93,9 @@ pub(super) fn controller<'a>(
         Some(port) if controller.model == ControllerModel::Nvme => port.clone(),
         Some(_) => format!("hba{number}"),
     };
-    for (port, (disk, file)) in controller.disks.iter().zip(files).enumerate() {
-        let node = format!("disk{number}-{port}");
-        args.qcow2(&node, file);
+    for (port, disk) in controller.disks.iter().enumerate() {
+        let node = data_node(number, port);
+        args.disk(&node, chains.next());
         for device in disk_device(disk, &node, &bus, port) {
             args.pair("-device", device);
         }

@@ -77,7 +77,8 @@ impl Checker<'_> {
     pub(super) fn needs_nas(&self, place: &Node<'_>, what: &str) {
         if !self.nas_runs {
             let help =
-                "it runs after `start = 100`, until `stop`, `reboot` or `swap-serials`".to_owned();
+                "it runs after `start = 100`, until `stop`, `reboot`, `rewire` or `swap-serials`"
+                    .to_owned();
             self.note(
                 place,
                 format!("{what}, which does not run at this point"),

@@ -1,0 +1,228 @@
+//! What guests answered in a state, so that facts of a state that is only passed through on the way to a
+//! checkpoint need not be read again. It is the answers that are kept: they are understood anew each
+//! time, and an answer counts only for the very same command.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::guest::{Exec, Exit, Guest, GuestError, Output};
+use crate::plan::Key;
+
+/// Days after which a record that was not used is removed.
+const KEPT_DAYS: u64 = 60;
+
+/// Answers by guest and command.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Recording {
+    answers: BTreeMap<String, Answer>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Answer {
+    exit: Exit,
+    stdout: String,
+    stderr: String,
+}
+
+impl Recording {
+    /// Adds what another recording has and this one has not.
+    pub fn merge(&mut self, other: Recording) {
+        for (command, answer) in other.answers {
+            self.answers.entry(command).or_insert(answer);
+        }
+    }
+}
+
+fn name(guest: &str, exec: &Exec) -> String {
+    let mut hash = Sha256::new();
+    for word in [guest, &exec.program]
+        .into_iter()
+        .chain(exec.args.iter().map(String::as_str))
+    {
+        hash.update(word);
+        hash.update([0]);
+    }
+    hash.update(exec.input.as_deref().unwrap_or_default());
+    format!("{guest} {}", hex::encode(hash.finalize()))
+}
+
+/// A guest whose answers are written down.
+pub struct Recorder<'a, G> {
+    guest: &'a G,
+    recording: Mutex<Recording>,
+}
+
+impl<'a, G: Guest> Recorder<'a, G> {
+    /// Around a guest.
+    pub fn new(guest: &'a G) -> Self {
+        Recorder {
+            guest,
+            recording: Mutex::default(),
+        }
+    }
+
+    /// What was answered.
+    pub fn finish(self) -> Recording {
+        self.recording
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<G: Guest> Guest for Recorder<'_, G> {
+    fn name(&self) -> &'static str {
+        self.guest.name()
+    }
+
+    async fn exec(&self, exec: Exec) -> Result<Output, GuestError> {
+        let name = name(self.guest.name(), &exec);
+        let output = self.guest.exec(exec).await?;
+        // What is not text is not written down, and is asked for again.
+        if let (Ok(stdout), Ok(stderr)) = (
+            String::from_utf8(output.stdout.clone()),
+            String::from_utf8(output.stderr.clone()),
+        ) {
+            let answer = Answer {
+                exit: output.exit,
+                stdout,
+                stderr,
+            };
+            let mut recording = self
+                .recording
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            recording.answers.insert(name, answer);
+        }
+        Ok(output)
+    }
+
+    async fn read_file(&self, path: &str) -> Result<Vec<u8>, GuestError> {
+        self.guest.read_file(path).await
+    }
+
+    async fn write_file(&self, path: &str, content: &[u8]) -> Result<(), GuestError> {
+        self.guest.write_file(path, content).await
+    }
+}
+
+/// A guest that answers from a recording, and refuses what is not in it.
+pub struct Replay<'a> {
+    name: &'static str,
+    recording: &'a Recording,
+}
+
+impl<'a> Replay<'a> {
+    /// The guest called `name`.
+    pub fn new(name: &'static str, recording: &'a Recording) -> Self {
+        Replay { name, recording }
+    }
+
+    fn not_recorded(&self, request: String) -> GuestError {
+        GuestError::Refused {
+            guest: self.name,
+            request,
+            message: "it was not recorded".to_owned(),
+        }
+    }
+}
+
+impl Guest for Replay<'_> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    async fn exec(&self, exec: Exec) -> Result<Output, GuestError> {
+        let answer = self.recording.answers.get(&name(self.name, &exec));
+        let answer = answer.ok_or_else(|| self.not_recorded(exec.command_line()))?;
+        Ok(Output {
+            exit: answer.exit,
+            stdout: answer.stdout.clone().into_bytes(),
+            stderr: answer.stderr.clone().into_bytes(),
+        })
+    }
+
+    async fn read_file(&self, path: &str) -> Result<Vec<u8>, GuestError> {
+        Err(self.not_recorded(format!("reading {path}")))
+    }
+
+    async fn write_file(&self, path: &str, _content: &[u8]) -> Result<(), GuestError> {
+        Err(self.not_recorded(format!("writing {path}")))
+    }
+}
+
+/// All recordings of a cache, one file a state.
+#[derive(Debug)]
+pub struct Records {
+    folder: PathBuf,
+}
+
+impl Records {
+    /// The records below a cache. A folder that cannot be made holds none.
+    pub fn open(cache: &Path) -> Self {
+        let folder = cache.join("facts");
+        // Losing records costs time only: a state is then read again.
+        let _ = fs::create_dir_all(&folder);
+        let records = Records { folder };
+        records.sweep();
+        records
+    }
+
+    /// What was answered in a state; empty when nothing is known.
+    pub fn get(&self, key: &Key) -> Recording {
+        let text = fs::read(self.file(key)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Adds what was answered in a state.
+    pub fn add(&self, key: &Key, recording: Recording) {
+        if recording.answers.is_empty() {
+            return;
+        }
+        let mut all = recording;
+        all.merge(self.get(key));
+        let Ok(text) = serde_json::to_vec(&all) else {
+            return;
+        };
+        // As above: what is not kept is read again.
+        let _ = tempfile::NamedTempFile::new_in(&self.folder).and_then(|mut file| {
+            io_write(&mut file, &text)?;
+            file.persist(self.file(key)).map_err(|error| error.error)
+        });
+    }
+
+    /// Forgets what was answered in a state.
+    pub fn forget(&self, key: &Key) {
+        let _ = fs::remove_file(self.file(key));
+    }
+
+    fn file(&self, key: &Key) -> PathBuf {
+        self.folder.join(format!("{key}.json"))
+    }
+
+    fn sweep(&self) {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for entry in entries {
+            let old = entry
+                .metadata()
+                .and_then(|data| data.modified())
+                .is_ok_and(|time| {
+                    time.elapsed()
+                        .is_ok_and(|age| age.as_secs() > KEPT_DAYS * 86_400)
+                });
+            if old {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+fn io_write(file: &mut impl std::io::Write, bytes: &[u8]) -> std::io::Result<()> {
+    file.write_all(bytes)
+}

@@ -1,0 +1,352 @@
+//! Taking checkpoints on a scenario's way, and going on from them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::failure::{StepError, chain};
+use super::run::Runner;
+use crate::checkpoint::{self, Checkpoint, FrozenDisk, LayerRef, Meta, Nas, StoreError};
+use crate::event::EventKind;
+use crate::guest::{Agent, Exec, Guest, Nested};
+use crate::machine::{Disks, Machine, MachineError};
+use crate::plan::{Bays, Move, NodeId, Wish};
+use crate::scenario::Vmid;
+
+/// Seconds of work after which a checkpoint pays, by how much it is wished for. Taking one and going on
+/// from it costs some three seconds in all.
+const fn pays_after(wish: Wish) -> f64 {
+    match wish {
+        Wish::Branch => 1.0,
+        Wish::ForTheNextRun => 3.0,
+        Wish::IfDear => 25.0,
+    }
+}
+
+/// The file of RAM and devices.
+const RAM: &str = "ram.zst";
+
+/// Why there is no checkpoint; the scenario goes on without.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("QEMU cannot save this machine while it runs: {0}")]
+    Blocked(String),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Lab(String),
+}
+
+impl From<StepError> for Trouble {
+    fn from(error: StepError) -> Self {
+        Trouble::Lab(match error {
+            StepError::Failed(failure) => failure.message,
+            StepError::SetUp(message) => message,
+        })
+    }
+}
+
+impl Runner<'_> {
+    /// Goes on from the deepest checkpoint on the way whose earlier facts are known. Gives how many
+    /// moves it holds; none means that the scenario begins with its first step.
+    pub(super) async fn begin(&mut self) -> Result<usize, StepError> {
+        let Some(store) = self.session.store() else {
+            return Ok(0);
+        };
+        let nodes: Vec<NodeId> = self.route().nodes().collect();
+        for depth in (1..=nodes.len()).rev() {
+            let key = self.key(nodes[depth - 1]);
+            let Some(checkpoint) = store.find(&key) else {
+                continue;
+            };
+            if !self.knows_all_before(&nodes[..depth - 1]).await {
+                continue;
+            }
+            let start = Instant::now();
+            let name = checkpoint.name().to_owned();
+            match self.go_on_from(&checkpoint, &nodes[..depth]).await {
+                Ok(()) => {
+                    self.spent = checkpoint.meta.seconds;
+                    let steps = self.steps_done(depth);
+                    self.session.events().emit(EventKind::Restored {
+                        scenario: self.scenario.name.clone(),
+                        checkpoint: name,
+                        taken: checkpoint.meta.taken,
+                        steps,
+                        worth: checkpoint.meta.seconds,
+                        seconds: start.elapsed().as_secs_f64(),
+                    });
+                    self.pins.push(checkpoint);
+                    return Ok(depth);
+                }
+                Err(trouble) => {
+                    if let Some(machine) = self.machine.take() {
+                        machine.kill().await;
+                    }
+                    self.nas = None;
+                    self.disks = None;
+                    self.stored.clear();
+                    self.session.events().emit(EventKind::CheckpointUnusable {
+                        scenario: self.scenario.name.clone(),
+                        checkpoint: name,
+                        reason: chain(&trouble),
+                    });
+                    store.discard(checkpoint);
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    /// Takes a checkpoint of the state that was just reached, if that pays.
+    pub(super) async fn checkpoint(&mut self, node: NodeId) {
+        let Some(store) = self.session.store() else {
+            return;
+        };
+        if self.spent - self.frozen_at < pays_after(self.plan.wish(node)) {
+            return;
+        }
+        let key = self.key(node);
+        if let Some(there) = store.find(&key) {
+            // Another way led here before, and this one only had to read facts.
+            self.pins.push(there);
+            self.frozen_at = self.spent;
+            return;
+        }
+        if self.unsavable {
+            return;
+        }
+        let start = Instant::now();
+        match self.freeze(node).await {
+            Ok(checkpoint) => {
+                let bytes = checkpoint.meta.files.values().map(|file| file.bytes).sum();
+                self.session.events().emit(EventKind::CheckpointTaken {
+                    scenario: self.scenario.name.clone(),
+                    checkpoint: checkpoint.name().to_owned(),
+                    seconds: start.elapsed().as_secs_f64(),
+                    bytes,
+                });
+                self.pins.push(checkpoint);
+                self.frozen_at = self.spent;
+            }
+            Err(trouble) => {
+                self.unsavable = matches!(trouble, Trouble::Blocked(_));
+                self.session.events().emit(EventKind::NoCheckpoint {
+                    scenario: self.scenario.name.clone(),
+                    reason: chain(&trouble),
+                });
+            }
+        }
+    }
+
+    async fn freeze(&mut self, node: NodeId) -> Result<Checkpoint, Trouble> {
+        let store = self
+            .session
+            .store()
+            .ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
+        if let Some(machine) = &self.machine
+            && let Some(reason) = machine.unsavable().await?
+        {
+            return Err(Trouble::Blocked(reason));
+        }
+        let key = self.key(node);
+        let draft = store.begin(&key)?;
+        let blanks = self.session.blanks();
+        let overlays = self
+            .disks_mut()?
+            .overlays(blanks)
+            .map_err(|error| Trouble::Lab(chain(&error)))?;
+        let mut files = BTreeMap::new();
+        let mut console = Vec::new();
+        let nas = self.nas.as_ref().map(|(vmid, _)| Nas { vmid: *vmid });
+        let mut boot_id = None;
+        if let Some(machine) = &mut self.machine {
+            let limit = machine.limits().command;
+            if let Some(Nas { vmid }) = nas {
+                qm(machine.agent(), "suspend", vmid, limit).await?;
+            }
+            machine.pause().await?;
+            let frozen = machine.freeze_disks(&overlays).await;
+            let path = draft.path().join(RAM);
+            let saved = match &frozen {
+                Ok(()) => {
+                    let save = machine.save_ram(move |stream| checkpoint::save(stream, &path));
+                    Some(save.await)
+                }
+                Err(_) => None,
+            };
+            // Whatever became of it, the scenario goes on.
+            machine.go_on().await?;
+            if let Some(Nas { vmid }) = nas {
+                qm(machine.agent(), "resume", vmid, limit).await?;
+            }
+            frozen?;
+            console = machine.console().tail();
+            boot_id = Some(machine.boot_id().to_owned());
+            self.disks_mut()?.froze(overlays);
+            if let Some(saved) = saved {
+                files.insert(RAM.to_owned(), saved?);
+            }
+        } else {
+            self.disks_mut()?.froze(overlays);
+        }
+
+        let mut disks = Vec::new();
+        let chains = self.disks()?.chains.clone();
+        let mut stored = self.stored.clone();
+        for (number, chain) in chains.iter().enumerate() {
+            let mut layers = Vec::new();
+            for (depth, path) in chain.layers.iter().enumerate() {
+                let layer = match stored.get(path) {
+                    Some(layer) => layer.clone(),
+                    None => {
+                        let file = format!("disk{number}-{depth}.qcow2");
+                        files.insert(file.clone(), draft.adopt(path, &file)?);
+                        let folder = draft.name().to_owned();
+                        let layer = LayerRef { folder, file };
+                        stored.insert(path.clone(), layer.clone());
+                        layer
+                    }
+                };
+                layers.push(layer);
+            }
+            let bytes = chain.bytes;
+            disks.push(FrozenDisk { bytes, layers });
+        }
+        let meta = Meta {
+            key,
+            taken: jiff::Timestamp::now(),
+            seconds: self.spent,
+            boot_id,
+            nas,
+            saved: self.saved.clone(),
+            disks,
+            ram: files.contains_key(RAM).then(|| RAM.to_owned()),
+            files,
+            console,
+        };
+        let checkpoint = store.finish(draft, &meta)?;
+        self.stored = stored;
+        Ok(checkpoint)
+    }
+
+    async fn go_on_from(
+        &mut self,
+        checkpoint: &Checkpoint,
+        nodes: &[NodeId],
+    ) -> Result<(), Trouble> {
+        let store = self
+            .session
+            .store()
+            .ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
+        store.check(checkpoint)?;
+        self.take_labs_of(nodes);
+        let images = self.session.disk_images(&self.lab).map_err(Trouble::Lab)?;
+        let bases = images.into_iter().map(Some).chain(std::iter::repeat(None));
+        let meta = &checkpoint.meta;
+        let mut frozen = Vec::new();
+        for (disk, base) in meta.disks.iter().zip(bases) {
+            let paths: Vec<_> = disk
+                .layers
+                .iter()
+                .map(|layer| checkpoint.layer(layer))
+                .collect();
+            let layers = paths.iter().cloned().zip(disk.layers.iter().cloned());
+            self.stored.extend(layers);
+            frozen.push((base, paths, disk.bytes));
+        }
+        let disks = Disks::over(&self.folder.disks(), frozen, self.session.blanks())
+            .map_err(|error| Trouble::Lab(chain(&error)))?;
+        self.disks = Some(disks);
+        self.saved = meta.saved.clone();
+        let (Some(ram), Some(boot_id)) = (&meta.ram, &meta.boot_id) else {
+            return Ok(());
+        };
+        let expected = meta.files.get(ram).cloned();
+        let expected = expected.ok_or_else(|| Trouble::Lab("its RAM is not listed".to_owned()))?;
+        let path = checkpoint.file(ram);
+        let place = self.placement(true)?;
+        let deadlines = self.session.deadlines();
+        let (mut machine, ()) = Machine::restore(
+            self.session.qemu(),
+            &self.lab,
+            &place,
+            self.folder.path(),
+            deadlines,
+            move |stream| checkpoint::load(&path, &expected, stream),
+        )
+        .await?;
+        machine.adopt(boot_id);
+        machine.go_on().await?;
+        let pve = machine.agent().clone();
+        if let Some(Nas { vmid }) = meta.nas {
+            self.nas = Some((vmid, Nested::new(pve.clone(), vmid)));
+        }
+        let awake = awake(&machine, meta.nas.map(|nas| nas.vmid)).await;
+        self.machine = Some(machine);
+        let found = awake?;
+        if found != *boot_id {
+            return Err(Trouble::Lab(format!(
+                "the host says that it is in the boot {found}, and was frozen in {boot_id}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether the facts that steps before the last of these states look at are on record.
+    async fn knows_all_before(&self, passed: &[NodeId]) -> bool {
+        let Some(records) = self.session.records() else {
+            return false;
+        };
+        for leg in &self.route().legs {
+            if leg.looks
+                && passed.contains(&leg.at)
+                && !self.is_recorded(leg, &records.get(&self.key(leg.at))).await
+            {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Notes which machine the last of these states has.
+    fn take_labs_of(&mut self, nodes: &[NodeId]) {
+        for node in nodes {
+            if let Move::PowerOn { lab, bays } = &self.plan.nodes()[*node].arrival {
+                self.lab = (**lab).clone();
+                if *bays == Bays::BySerial {
+                    self.judged = self.lab.clone();
+                }
+            }
+        }
+    }
+}
+
+/// Sets the clocks of guests that slept, resumes L2, and gives the host's boot id. One command, for each
+/// is a process start under emulation.
+async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<String, MachineError> {
+    let now = jiff::Timestamp::now();
+    let set = format!(
+        "date -u -s @{}.{:03} >/dev/null",
+        now.as_second(),
+        now.subsec_millisecond()
+    );
+    let mut script = format!("{set} || exit\n");
+    if let Some(vmid) = nas {
+        script.push_str(&format!(
+            "qm resume {vmid} && qm guest exec {vmid} -- sh -c '{set}' >/dev/null || exit\n"
+        ));
+    }
+    script.push_str("cat /proc/sys/kernel/random/boot_id");
+    let limit = machine.limits().command;
+    let run = machine.agent().run(Exec::shell(&script, limit));
+    let output = machine.watched("the guests to go on", limit, run).await?;
+    Ok(output.stdout_text().trim().to_owned())
+}
+
+async fn qm(pve: &Agent, verb: &str, vmid: Vmid, limit: Duration) -> Result<(), MachineError> {
+    pve.run(Exec::new("qm", [verb, &vmid.to_string()], limit))
+        .await?;
+    Ok(())
+}

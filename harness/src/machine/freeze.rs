@@ -1,0 +1,247 @@
+//! Freezing a machine and going on from what was frozen: its disks by new layers over them, its RAM and
+//! devices by QEMU's migration through a Unix socket, whose other end is the caller's.
+//!
+//! What the bytes become is the caller's business ([`crate::checkpoint`]).
+
+use std::future::Future;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use qapi::qmp;
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+use super::argv::Placement;
+use super::console::Console;
+use super::power::{Machine, MachineError};
+use super::status::Status;
+use crate::accel::Deadlines;
+use crate::lab::Lab;
+use crate::poll::{Pace, TimedOut, poll};
+
+/// QEMU's own limit is for networks; this is none.
+const NO_LIMIT: u64 = 1 << 40;
+
+impl Machine {
+    /// Why QEMU cannot save this machine's RAM, in QEMU's words; `None` when it can.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub async fn unsavable(&self) -> Result<Option<String>, MachineError> {
+        let answer = self.monitor("query-migrate", json!({})).await?;
+        let reasons: Vec<&str> = answer["blocked-reasons"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        Ok((!reasons.is_empty()).then(|| reasons.join("; ")))
+    }
+
+    /// Stops the CPUs.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub async fn pause(&self) -> Result<(), MachineError> {
+        self.qmp.execute(qmp::stop {}, self.deadlines.qmp).await?;
+        Ok(())
+    }
+
+    /// Lets the CPUs run again.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub async fn go_on(&self) -> Result<(), MachineError> {
+        self.resume().await
+    }
+
+    /// Has every disk written to a new file from now on; what was written to before is frozen. All in
+    /// one transaction, with the CPUs stopped.
+    ///
+    /// # Errors
+    /// When QEMU refuses or does not answer.
+    pub async fn freeze_disks(&mut self, overlays: &[PathBuf]) -> Result<(), MachineError> {
+        self.freezes += 1;
+        let mut actions = Vec::new();
+        let mut nodes = Vec::new();
+        for (node, overlay) in self.nodes.iter().zip(overlays) {
+            let role = node.split('.').next().unwrap_or(node);
+            let name = format!("{role}.live{}", self.freezes);
+            let options = json!({
+                "driver": "qcow2", "node-name": name, "discard": "unmap", "backing": null,
+                "cache": { "no-flush": true },
+                "file": {
+                    "driver": "file", "filename": overlay.to_string_lossy(),
+                    "cache": { "no-flush": true },
+                },
+            });
+            self.monitor("blockdev-add", options).await?;
+            actions.push(json!({
+                "type": "blockdev-snapshot", "data": { "node": node, "overlay": name },
+            }));
+            nodes.push(name);
+        }
+        self.monitor("transaction", json!({ "actions": actions }))
+            .await?;
+        self.nodes = nodes;
+        Ok(())
+    }
+
+    /// Saves RAM and devices of a machine whose CPUs are stopped: `write` gets a stream of them, on a
+    /// thread of its own. The CPUs stay stopped.
+    ///
+    /// # Errors
+    /// When QEMU refuses, or the stream ends early; the machine can go on in either case.
+    pub async fn save_ram<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(UnixStream) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, MachineError> {
+        let socket = self.sockets.join("save");
+        let failed = |source| MachineError::SetUp {
+            what: "channel for its RAM",
+            source,
+        };
+        // An earlier checkpoint of this machine may have left one.
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).map_err(failed)?;
+        self.prepare_migration().await?;
+        let mut status = self.status.clone();
+        let before = status.borrow().migrations;
+        let uri = format!("unix:{}", socket.display());
+        self.monitor("migrate", json!({ "uri": uri })).await?;
+        let work = async {
+            let accept = async {
+                let (stream, _) = listener.accept().await?;
+                let stream = stream.into_std()?;
+                stream.set_nonblocking(false)?;
+                tokio::task::spawn_blocking(move || write(stream)).await?
+            };
+            let accept = async { accept.await.map_err(Transfer::Io) };
+            let (written, ()) = tokio::try_join!(accept, migration(&mut status, before))?;
+            Ok(written)
+        };
+        let saved = self.transfer("the RAM to be saved", work).await;
+        let _ = std::fs::remove_file(&socket);
+        saved
+    }
+
+    /// Starts QEMU with a saved state: `read` writes the stream that [`Machine::save_ram`] gave. The
+    /// CPUs stay stopped, so that the caller can still decide that the state is not to be used.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started or does not take the state.
+    pub async fn restore<T: Send + 'static>(
+        program: Command,
+        lab: &Lab,
+        place: &Placement,
+        evidence: &Path,
+        deadlines: Deadlines,
+        read: impl FnOnce(UnixStream) -> io::Result<T> + Send + 'static,
+    ) -> Result<(Self, T), MachineError> {
+        let console = Console::default();
+        let machine = Self::connect(program, lab, place, evidence, deadlines, console).await?;
+        machine.prepare_migration().await?;
+        let before = machine.status.borrow().migrations;
+        let socket = machine.sockets.join("load");
+        let uri = format!("unix:{}", socket.display());
+        machine
+            .monitor("migrate-incoming", json!({ "uri": uri }))
+            .await?;
+        let mut status = machine.status.clone();
+        let work = async {
+            // QEMU listens a moment after it has answered.
+            let stream = poll(
+                "QEMU to take its RAM",
+                deadlines.qmp,
+                Pace::QUICK,
+                async || Ok::<_, TimedOut>(UnixStream::connect(&socket).ok()),
+            )
+            .await
+            .map_err(|error| Transfer::Io(io::Error::other(error)))?;
+            let feed = async {
+                let fed = tokio::task::spawn_blocking(move || read(stream)).await;
+                fed.map_err(io::Error::from).flatten().map_err(Transfer::Io)
+            };
+            let (read, ()) = tokio::try_join!(feed, migration(&mut status, before))?;
+            Ok(read)
+        };
+        let read = machine.transfer("the RAM to be restored", work).await?;
+        Ok((machine, read))
+    }
+
+    /// Tells the machine which boot it is in, and that its agent listens: a state that was restored says
+    /// neither by events.
+    pub fn adopt(&mut self, boot_id: &str) {
+        boot_id.clone_into(&mut self.boot_id);
+    }
+
+    async fn prepare_migration(&self) -> Result<(), MachineError> {
+        let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+        self.monitor("migrate-set-capabilities", events).await?;
+        self.monitor(
+            "migrate-set-parameters",
+            json!({ "max-bandwidth": NO_LIMIT }),
+        )
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn monitor(
+        &self,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Value, MachineError> {
+        let limit = self.deadlines.qmp;
+        Ok(self.qmp.execute_untyped(command, arguments, limit).await?)
+    }
+
+    async fn transfer<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, Transfer>>,
+    ) -> Result<T, MachineError> {
+        let limit: Duration = self.deadlines.state;
+        tokio::select! {
+            biased;
+            result = tokio::time::timeout(limit, work) => match result {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(error)) => Err(MachineError::State {
+                    what: what.to_owned(),
+                    trouble: error.to_string(),
+                    words: self.process.last_words(),
+                }),
+                Err(_) => Err(TimedOut { what: what.to_owned(), waited: limit }.into()),
+            },
+            status = self.process.wait() => Err(MachineError::State {
+                what: what.to_owned(),
+                trouble: format!("QEMU ended ({status})"),
+                words: self.process.last_words(),
+            }),
+        }
+    }
+}
+
+/// What ends a transfer of a machine's state.
+#[derive(Debug, thiserror::Error)]
+enum Transfer {
+    #[error("QEMU reports that it {0}")]
+    Ended(String),
+    #[error("{0}")]
+    Io(io::Error),
+}
+
+/// Waits for the end of the migration that follows so many earlier ones.
+async fn migration(status: &mut watch::Receiver<Status>, earlier: u32) -> Result<(), Transfer> {
+    match status.wait_for(|status| status.migrations > earlier).await {
+        Ok(status) => match status.migration.as_str() {
+            "completed" => Ok(()),
+            other => Err(Transfer::Ended(other.to_owned())),
+        },
+        // QEMU's end is watched beside this.
+        Err(_) => std::future::pending().await,
+    }
+}

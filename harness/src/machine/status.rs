@@ -1,0 +1,242 @@
+//! What a machine's QMP events say of it, folded into one value.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::Value;
+use tokio::sync::{broadcast, watch};
+
+use super::argv::AGENT_PORT;
+use super::power::MachineError;
+use super::qmp::QmpEvent;
+use crate::guest::Agent;
+
+/// What a machine's events have said so far.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Status {
+    /// Resets so far.
+    pub(super) resets: u32,
+    /// Whether the guest agent listens at its port.
+    pub(super) agent_open: bool,
+    /// The first thing that nobody asked for.
+    pub(super) incident: Option<Incident>,
+    /// Migrations that have ended.
+    pub(super) migrations: u32,
+    /// How the last of them ended, as QEMU calls it: `completed`, `failed`, `cancelled`.
+    pub(super) migration: String,
+}
+
+/// Something that nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Incident {
+    /// It happened to the host.
+    Guest(String),
+    /// It happened to L0, which says nothing about the procedure.
+    Lab(String),
+}
+
+impl Incident {
+    pub(super) fn error(self, what: &str) -> MachineError {
+        match self {
+            Incident::Guest(incident) => MachineError::Incident {
+                what: what.to_owned(),
+                incident,
+            },
+            Incident::Lab(trouble) => MachineError::Lab {
+                what: what.to_owned(),
+                trouble,
+            },
+        }
+    }
+}
+
+/// Waits for something that nobody asked for.
+pub(super) async fn incident(status: &mut watch::Receiver<Status>) -> Incident {
+    if let Ok(status) = status.wait_for(|status| status.incident.is_some()).await
+        && let Some(incident) = status.incident.clone()
+    {
+        return incident;
+    }
+    // The events have ended with QEMU, whose end is watched too.
+    std::future::pending().await
+}
+
+/// Folds QMP's events into a [`Status`] for as long as QMP lives.
+pub(super) fn follow(
+    mut events: broadcast::Receiver<QmpEvent>,
+    agent: Agent,
+    expected_off: Arc<AtomicBool>,
+) -> watch::Receiver<Status> {
+    let (sender, status) = watch::channel(Status::default());
+    tokio::spawn(async move {
+        loop {
+            match events.recv().await {
+                Ok(event) => {
+                    let expected = expected_off.load(Ordering::SeqCst);
+                    sender.send_modify(|status| note(status, &event, expected));
+                    agent.port_changed(sender.borrow().agent_open);
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => break,
+            }
+        }
+        // Keeps the last status readable for whoever asks after QMP's end.
+        sender.closed().await;
+    });
+    status
+}
+
+fn note(status: &mut Status, event: &QmpEvent, expected_off: bool) {
+    let word = |key: &str| {
+        event
+            .data
+            .get(key)
+            .and_then(|value| value.as_str())
+            .unwrap_or("")
+    };
+    let incident = match event.name.as_str() {
+        "VSERPORT_CHANGE" if word("id") == AGENT_PORT => {
+            status.agent_open =
+                event.data.get("open").and_then(|open| open.as_bool()) == Some(true);
+            None
+        }
+        "RESET" => {
+            status.resets += 1;
+            status.agent_open = false;
+            (!expected_off)
+                .then(|| Incident::Guest(format!("the host was reset ({})", word("reason"))))
+        }
+        "SHUTDOWN" if !expected_off => Some(Incident::Guest(format!(
+            "the host shut down ({})",
+            word("reason")
+        ))),
+        "MIGRATION" => {
+            let state = word("status");
+            if matches!(state, "completed" | "failed" | "cancelled") {
+                status.migrations += 1;
+                state.clone_into(&mut status.migration);
+            }
+            None
+        }
+        "GUEST_PANICKED" => Some(Incident::Guest("the host's kernel panicked".to_owned())),
+        "WATCHDOG" => Some(Incident::Guest(format!(
+            "the host's watchdog fired (action {})",
+            word("action")
+        ))),
+        // QEMU stops the machine when L0 cannot take a write; an error that a lab injects into one of
+        // its disks is reported to the guest instead.
+        "BLOCK_IO_ERROR" if word("action") == "stop" => {
+            let room = if event.data.get("nospace").and_then(Value::as_bool) == Some(true) {
+                ": No space left on device; free some, or choose another folder with LAB_CACHE"
+            } else {
+                ""
+            };
+            let node = word("node-name");
+            Some(Incident::Lab(format!(
+                "this machine could not write the disk `{node}`{room}"
+            )))
+        }
+        _ => None,
+    };
+    // The first incident is the cause; what follows are its consequences.
+    if status.incident.is_none() {
+        status.incident = incident;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn event(name: &str, data: serde_json::Value) -> QmpEvent {
+        QmpEvent {
+            name: name.to_owned(),
+            data,
+            seconds: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_reset_that_nobody_asked_for_is_an_incident_and_a_watchdog_names_itself_first() {
+        let mut status = Status::default();
+        note(
+            &mut status,
+            &event("VSERPORT_CHANGE", json!({"id": "agent", "open": true})),
+            false,
+        );
+        assert!(status.agent_open);
+        note(
+            &mut status,
+            &event("WATCHDOG", json!({"action": "reset"})),
+            false,
+        );
+        note(
+            &mut status,
+            &event("RESET", json!({"reason": "guest-reset"})),
+            false,
+        );
+        assert!(!status.agent_open);
+        let watchdog = "the host's watchdog fired (action reset)".to_owned();
+        assert_eq!(status.incident, Some(Incident::Guest(watchdog)));
+    }
+
+    #[test]
+    fn a_reset_that_was_asked_for_is_counted_only() {
+        let mut status = Status::default();
+        note(
+            &mut status,
+            &event("SHUTDOWN", json!({"reason": "guest-reset"})),
+            true,
+        );
+        note(
+            &mut status,
+            &event("RESET", json!({"reason": "guest-reset"})),
+            true,
+        );
+        assert_eq!((status.resets, status.incident), (1, None));
+    }
+
+    #[test]
+    fn a_full_disk_is_the_labs_trouble() {
+        let mut status = Status::default();
+        let data = json!({"node-name": "root", "action": "stop", "nospace": true});
+        note(&mut status, &event("BLOCK_IO_ERROR", data), false);
+        let Some(Incident::Lab(words)) = status.incident else {
+            panic!("{status:?}")
+        };
+        assert!(words.contains("No space left"), "{words}");
+        let mut status = Status::default();
+        let data = json!({"node-name": "disk0-0", "action": "report", "nospace": false});
+        note(&mut status, &event("BLOCK_IO_ERROR", data), false);
+        assert_eq!(status.incident, None);
+    }
+
+    #[test]
+    fn a_migration_counts_when_it_has_ended() {
+        let mut status = Status::default();
+        for state in ["setup", "active", "device", "completed"] {
+            note(
+                &mut status,
+                &event("MIGRATION", json!({ "status": state })),
+                false,
+            );
+        }
+        assert_eq!(
+            (status.migrations, status.migration.as_str()),
+            (1, "completed")
+        );
+        assert_eq!(status.incident, None);
+    }
+
+    #[test]
+    fn another_port_is_not_the_agent() {
+        let mut status = Status::default();
+        note(
+            &mut status,
+            &event("VSERPORT_CHANGE", json!({"id": "other", "open": true})),
+            false,
+        );
+        assert!(!status.agent_open);
+    }
+}
