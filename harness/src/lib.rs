@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod engine;
 pub mod event;
 pub mod evidence;
+pub mod finding;
 pub mod guest;
 pub mod host;
 pub mod lab;

@@ -12,7 +12,6 @@ use crate::disk::{self, DISK, DiskSources};
 use crate::error::{Error, Result};
 use crate::event::{Artifact, BuildEvent, HostImage, ImageName, Observer};
 use crate::guest_programs;
-use crate::maintain::{State, status};
 use crate::manifest::{Facts, MANIFEST, Manifest};
 use crate::merge;
 use crate::mmdebstrap::Mmdebstrap;
@@ -69,50 +68,23 @@ pub struct ImageSet {
 }
 
 impl ImageSet {
-    /// The disk of a host, if it is there: few labs need the older one, so it is not made with the others.
-    pub fn host(&self, host: HostImage) -> Result<Option<DiskImage>> {
-        let slot = match host {
-            HostImage::ProxmoxLike => return Ok(Some(self.proxmox.clone())),
-            HostImage::Proxmox8Like => &self.proxmox8,
-        };
-        if let Some(image) = slot.get() {
-            return Ok(Some(image.clone()));
-        }
-        let State::Ready(manifest) = status(&self.cache, host.name())? else {
-            return Ok(None);
-        };
-        let dir = self.cache.entry_dir(host.name().artifact(), &manifest.key);
-        let image = DiskImage::new(&dir, *manifest);
-        Ok(Some(slot.get_or_init(|| image).clone()))
-    }
-
-    /// The disk of a host; it is made if it is not there, which takes minutes.
-    pub fn ensure_host(
+    /// The disk of a host; the one that few labs need is made when it is first asked for, which takes minutes.
+    pub fn host(
         &self,
         host: HostImage,
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<DiskImage> {
-        if let Some(image) = self.host(host)? {
-            return Ok(image);
+        let slot = match host {
+            HostImage::ProxmoxLike => return Ok(self.proxmox.clone()),
+            HostImage::Proxmox8Like => &self.proxmox8,
+        };
+        if let Some(image) = slot.get() {
+            return Ok(image.clone());
         }
-        ensure(&self.cache, &[host.name()], observer, cancel)?;
-        self.host(host)?.ok_or_else(|| Error::Unusable {
-            what: host.name().to_string(),
-            reason: "it vanished when it was built; run the same command again".to_owned(),
-        })
-    }
-}
-
-impl DiskImage {
-    fn new(dir: &Path, manifest: Manifest) -> Self {
-        Self {
-            path: dir.join(DISK),
-            digest: manifest.digest,
-            key: manifest.key,
-            kernel: manifest.kernel.unwrap_or_default(),
-            manifest: dir.join(MANIFEST),
-        }
+        let built = ensure(&self.cache, &[ImageName::Proxmox8Like], observer, cancel)?;
+        let image = built.proxmox8.ok_or(Error::Cancelled)?;
+        Ok(slot.get_or_init(|| image).clone())
     }
 }
 
@@ -479,7 +451,13 @@ impl<'a> Build<'a> {
                 packages: tree.manifest.packages,
             })
         })?;
-        Ok(DiskImage::new(&built.dir, built.manifest))
+        Ok(DiskImage {
+            path: built.dir.join(DISK),
+            digest: built.manifest.digest,
+            key,
+            kernel: built.manifest.kernel.unwrap_or_default(),
+            manifest: built.dir.join(MANIFEST),
+        })
     }
 
     /// Whether the disk that the programs as they are now would give is there.

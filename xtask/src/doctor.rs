@@ -1,6 +1,7 @@
 //! `cargo xtask doctor`: what this machine can do, and what would be skipped on it.
 
 use anyhow::Context;
+use clap::Args;
 use harness::engine::{toolbox_qemu, unmet};
 use harness::{accel, host};
 use images::{Cache, Cancel, ImageName, State};
@@ -8,9 +9,22 @@ use indicatif::HumanBytes;
 use tokio::runtime::Runtime;
 
 use crate::Machine;
+use crate::doctor_host::{self, HostOptions};
 use crate::exit::Exit;
 
-pub fn run(machine: Machine) -> anyhow::Result<Exit> {
+#[derive(Debug, Args)]
+pub struct DoctorCommand {
+    #[command(flatten)]
+    host: HostOptions,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+pub fn run(command: DoctorCommand) -> anyhow::Result<Exit> {
+    if command.host.wanted() {
+        return doctor_host::run(command.host);
+    }
+    let machine = command.machine;
     let cache = Cache::open(machine.cache.clone())?;
     let mut good = true;
     row("cache", &cache.root().display().to_string());

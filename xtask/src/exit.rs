@@ -8,10 +8,10 @@ use harness::signals;
 /// The exit codes, for `--help`.
 pub const HELP: &str = "\
 Exit codes:
-  0    all scenarios that ran held
-  1    a scenario failed
+  0    all scenarios that ran held; the doctor found no errors
+  1    a scenario failed; the doctor found errors on a host
   2    the command line was wrong
-  3    the lab could not be set up; this says nothing about any procedure
+  3    the lab could not be set up, or the host not be read; this says nothing about any procedure
   4    nothing ran
   130  interrupted";
 

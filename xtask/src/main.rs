@@ -7,7 +7,9 @@
 
 mod bench;
 mod doctor;
+mod doctor_host;
 mod exit;
+mod findings;
 mod images_command;
 mod lab;
 mod schema;
@@ -34,8 +36,11 @@ struct Cli {
 enum Command {
     /// Runs scenarios on the lab; builds what images are missing.
     Lab(lab::LabCommand),
-    /// Says what this machine can do: accelerator, images, disk, memory, and what would be skipped.
-    Doctor(Machine),
+    /// Says what this machine can do: accelerator, images, disk, memory, and what would be skipped. Or
+    /// examines a real Proxmox VE host: --host, --ssh, --facts.
+    Doctor(doctor::DoctorCommand),
+    /// Lists what can be found wrong, or explains one of it.
+    Findings(findings::FindingsCommand),
     /// Builds, lists, checks and removes the lab's images.
     Images(images_command::ImagesCommand),
     /// Measures a scenario: every phase, and how much of the time the harness itself took.
@@ -99,7 +104,8 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     let result = match command {
         Command::Lab(command) => lab::run(command),
-        Command::Doctor(machine) => doctor::run(machine),
+        Command::Doctor(command) => doctor::run(command),
+        Command::Findings(command) => findings::run(command),
         Command::Images(command) => images_command::run(command),
         Command::Bench(command) => bench::run(command),
         Command::Schema => schema::run(),

@@ -497,3 +497,7 @@ fn damaged(path: &Path, reason: String) -> StoreError {
         reason,
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

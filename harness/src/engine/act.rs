@@ -15,6 +15,9 @@ use crate::scenario::{Action, FailureKind, GuestName, Run, edit};
 impl Runner<'_> {
     /// Changes the lab's state.
     pub(super) async fn make(&mut self, one: &Move) -> Result<(), StepError> {
+        if let Move::Act(action) = one {
+            self.remember(action).await;
+        }
         self.facts.clear();
         match one {
             Move::PowerOn { lab, bays } => self.power_on(lab, *bays).await,

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::finding::Finding;
 use crate::guest::GuestError;
 use crate::machine::{BootFailure, MachineError};
 use crate::scenario::{ExpectedFailure, FailureKind};
@@ -27,6 +28,8 @@ pub struct Failure {
     pub console: Vec<String>,
     /// The last lines of the NAS guest's console.
     pub nas_console: Vec<String>,
+    /// What the facts prove, the worst first.
+    pub findings: Vec<Finding>,
 }
 
 impl Failure {
@@ -42,6 +45,7 @@ impl Failure {
             seen: None,
             console: Vec::new(),
             nas_console: Vec::new(),
+            findings: Vec::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::checkpoint::{self, Checkpoint, FrozenDisk, LayerRef, Meta, Nas, Store
 use crate::event::EventKind;
 use crate::guest::{Agent, Exec, Guest, Nested};
 use crate::machine::{Disks, Machine, MachineError};
-use crate::plan::{Bays, Move, NodeId, Wish};
+use crate::plan::{Bays, Move, NodeId, Wish, first_lab};
 use crate::scenario::Vmid;
 
 /// Seconds of work after which a checkpoint pays, by how much it is wished for. Taking one and going on
@@ -242,8 +242,9 @@ impl Runner<'_> {
             .ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
         store.check(checkpoint)?;
         self.take_labs_of(nodes);
-        let images = self.session.disk_images(&self.lab).map_err(Trouble::Lab)?;
-        let bases = images.into_iter().map(Some).chain(std::iter::repeat(None));
+        let images = self.session.disk_images(first_lab(self.scenario));
+        let images = images.into_iter().map(|image| Some(image.path));
+        let bases = images.chain(std::iter::repeat(None));
         let meta = &checkpoint.meta;
         let mut frozen = Vec::new();
         for (disk, base) in meta.disks.iter().zip(bases) {

@@ -38,7 +38,12 @@ impl Runner<'_> {
             Some(Action::Expect(expect)) => self.expect(expect, source).await,
             _ => {
                 let scenario = self.scenario;
-                self.expect(&scenario.expect, source).await
+                self.expect(&scenario.expect, source).await?;
+                // The last state is always reached, by a checkpoint if not by steps.
+                if let Source::Live(key) = source {
+                    self.check_findings(key).await?;
+                }
+                Ok(())
             }
         }
     }
@@ -139,6 +144,7 @@ impl Runner<'_> {
         let json = serde_json::to_string_pretty(&reading.facts)
             .map_err(|error| StepError::SetUp(chain(&error)))?;
         self.keep(&format!("{file}.json"), &json)?;
+        self.memory.note(&reading.facts);
         self.facts.insert(probe, reading.facts);
         Ok(())
     }

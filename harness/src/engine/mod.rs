@@ -4,6 +4,7 @@
 mod act;
 mod checks;
 mod failure;
+mod findings;
 mod freeze;
 mod look;
 mod nas;

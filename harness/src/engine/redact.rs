@@ -18,6 +18,7 @@ use crate::probe::pci::{PciDevice, PciFacts};
 use crate::probe::vm::{ConfigSection, VmFacts};
 use crate::probe::{Facts, Probe};
 
+mod host;
 mod storage;
 mod text;
 
@@ -77,6 +78,12 @@ impl Redactor {
             Facts::Vm(facts) => vm(facts),
             Facts::DmesgIommu(facts) => dmesg(facts),
             Facts::GroupListing(facts) => listing(facts),
+            Facts::Platform(facts) => host::platform(facts),
+            Facts::HostConfig(facts) => host::config(facts),
+            Facts::KernelLog(facts) => host::log(facts),
+            Facts::VmConfigs(facts) => host::vm_configs(facts),
+            Facts::HostStorage(facts) => host::storage(facts),
+            Facts::HostNetwork(facts) => host::network(facts),
             Facts::DiskQuery(facts) => disk_query(facts),
             Facts::Smart(facts) => smart(facts),
             Facts::Pool(facts) => pool_list(facts),
@@ -90,6 +97,8 @@ impl Redactor {
             Probe::Iommu => self.iommu == Iommu::None,
             // The kernel's words on AMD's and virtio's have neither DMAR nor IOMMU in them.
             Probe::DmesgIommu => self.iommu != Iommu::Intel,
+            // A lab has a network card only where it asks for one.
+            Probe::HostNetwork => true,
             _ => false,
         }
     }
@@ -116,6 +125,12 @@ fn emptiness(facts: &Facts) -> (bool, &'static str) {
         ),
         Facts::DmesgIommu(facts) => (facts.lines.is_empty(), "line on DMAR or IOMMU in dmesg"),
         Facts::GroupListing(facts) => (facts.lines.is_empty(), "line in the listing"),
+        Facts::Platform(facts) => (facts.acpi_tables.is_empty(), "ACPI table"),
+        Facts::HostConfig(facts) => (facts.grub_entries.is_empty(), "menu entry of GRUB"),
+        Facts::KernelLog(facts) => (facts.lines.is_empty(), "line of the kernel's log"),
+        Facts::VmConfigs(facts) => (facts.vms.is_empty(), "VM"),
+        Facts::HostStorage(facts) => (facts.disks.is_empty(), "disk"),
+        Facts::HostNetwork(facts) => (facts.interfaces.is_empty(), "network interface"),
         Facts::DiskQuery(facts) => (facts.disks.is_empty(), "disk"),
         Facts::Smart(facts) => (facts.disks.is_empty(), "disk"),
         Facts::Pool(facts) => (facts.pools.is_empty(), "pool"),

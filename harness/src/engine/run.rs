@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::act::last_lines;
 use super::failure::{Failure, StepError, chain};
+use super::findings::Memory;
 use super::look::Source;
 use super::nas;
 use super::session::Session;
@@ -41,6 +42,8 @@ pub(super) struct Runner<'a> {
     pub(super) saved: BTreeMap<String, String>,
     /// What has been read since the last step that changed something.
     pub(super) facts: BTreeMap<Probe, Facts>,
+    /// What findings may be derived from when nobody can be asked any more.
+    pub(super) memory: Memory,
     /// What the way to the present state took, in seconds.
     pub(super) spent: f64,
     /// [`Runner::spent`] at the last checkpoint.
@@ -56,9 +59,10 @@ impl<'a> Runner<'a> {
         session: &'a Session,
         scenario: &'a Scenario,
         folder: &'a ScenarioFolder,
-    ) -> Result<Self, String> {
-        let (plan, route) = session.planned(scenario)?;
-        Ok(Runner {
+        plan: Arc<Plan>,
+        route: usize,
+    ) -> Self {
+        Runner {
             session,
             scenario,
             folder,
@@ -72,16 +76,20 @@ impl<'a> Runner<'a> {
             nas: None,
             saved: BTreeMap::new(),
             facts: BTreeMap::new(),
+            memory: Memory::default(),
             spent: 0.0,
             frozen_at: 0.0,
             unsavable: false,
             pins: Vec::new(),
-        })
+        }
     }
 
     /// Takes every step, then checks what must hold at the end.
     pub(super) async fn walk(&mut self) -> Verdict {
-        let outcome = self.travel().await;
+        let outcome = match self.travel().await {
+            Err(StepError::Failed(failure)) => Err(StepError::Failed(self.explain(failure).await)),
+            other => other,
+        };
         let expected = self.scenario.failure.as_ref();
         match (outcome, expected) {
             (Ok(()), None) => Verdict::Held,
@@ -90,7 +98,7 @@ impl<'a> Runner<'a> {
                 Verdict::FailedAsExpected { failure }
             }
             (Err(StepError::Failed(mut failure)), Some(expected)) => {
-                failure.expected = Some(format!(
+                let expected = format!(
                     "a failure of kind {}{} that says {}",
                     expected.kind,
                     expected
@@ -99,7 +107,11 @@ impl<'a> Runner<'a> {
                         .map(|check| format!(" ({check})"))
                         .collect::<String>(),
                     expected.contains.join(", ")
-                ));
+                );
+                // The right failure with other findings says what it expected.
+                if failure.check.as_deref() != Some("findings") {
+                    failure.expected = Some(expected);
+                }
                 failure.seen.get_or_insert_with(|| failure.message.clone());
                 Verdict::Failed { failure }
             }
@@ -292,8 +304,8 @@ impl<'a> Runner<'a> {
     }
 
     pub(super) fn fresh_disks(&self, lab: &Lab) -> Result<Disks, StepError> {
-        let images = self.session.disk_images(lab).map_err(StepError::SetUp)?;
-        let images = [images[0].as_path(), images[1].as_path()];
+        let images = self.session.disk_images(lab);
+        let images = [images[0].path.as_path(), images[1].path.as_path()];
         Disks::create(&self.folder.disks(), lab, images, self.session.blanks())
             .map_err(|error| StepError::SetUp(chain(&error)))
     }

@@ -274,6 +274,15 @@ mod tests {
         }
     }
 
+    fn chain(base: Option<&str>, layers: &[&str], active: &str) -> DiskChain {
+        DiskChain {
+            base: base.map(PathBuf::from),
+            layers: layers.iter().map(PathBuf::from).collect(),
+            active: active.into(),
+            bytes: 1 << 30,
+        }
+    }
+
     /// A machine whose every controller is behind a root port: two of SATA, two of SAS, an NVMe drive.
     fn crowded() -> Lab {
         let mut lab = lab(Iommu::Intel, Slot::RootPort);
@@ -304,15 +313,6 @@ mod tests {
         let mut lab = lab(Iommu::Virtio, Slot::ChipsetSata);
         lab.controllers[0].boots_host = true;
         lab
-    }
-
-    fn chain(base: Option<&str>, layers: &[&str], active: &str) -> DiskChain {
-        DiskChain {
-            base: base.map(PathBuf::from),
-            layers: layers.iter().map(PathBuf::from).collect(),
-            active: active.into(),
-            bytes: 1 << 30,
-        }
     }
 
     fn place(accelerator: Accelerator, cpu: &str) -> Placement {

@@ -20,6 +20,8 @@ fn lab(iommu: Iommu) -> Lab {
         summary: "A machine".to_owned(),
         iommu,
         interrupt_remapping: true,
+        host: HostSystem::default(),
+        cards: Vec::new(),
         cpus: 2,
         memory_mib: 3072,
         host: HostSystem::default(),
@@ -65,6 +67,7 @@ fn scenario(name: &str, actions: Vec<Action>) -> Scenario {
         lab: lab(Iommu::Intel),
         steps: actions.into_iter().enumerate().map(step).collect(),
         expect: Expect::default(),
+        findings: None,
         failure: None,
     }
 }

@@ -8,18 +8,24 @@ use super::cmdline::CmdlineFacts;
 use super::disk_query::DiskQueryFacts;
 use super::disks::DiskFacts;
 use super::dmesg::DmesgIommuFacts;
+use super::host_config::HostConfigFacts;
+use super::host_network::HostNetworkFacts;
+use super::host_storage::HostStorageFacts;
 use super::initramfs::InitramfsFacts;
 use super::iommu::IommuFacts;
+use super::kernel_log::KernelLogFacts;
 use super::listing::GroupListingFacts;
 use super::modules::ModuleFacts;
 use super::pci::PciFacts;
+use super::platform::PlatformFacts;
 use super::pool::PoolFacts;
 use super::smart::SmartFacts;
 use super::text::ParseError;
 use super::vm::VmFacts;
+use super::vm_configs::VmConfigFacts;
 use super::{
-    Probe, cmdline, disk_query, disks, dmesg, initramfs, iommu, listing, modules, pci, pool, smart,
-    vm,
+    Probe, cmdline, disk_query, disks, dmesg, host_config, host_network, host_storage, initramfs,
+    iommu, kernel_log, listing, modules, pci, platform, pool, smart, vm, vm_configs,
 };
 use crate::guest::{Exec, Guest, GuestError};
 
@@ -45,6 +51,18 @@ pub enum Facts {
     DmesgIommu(DmesgIommuFacts),
     /// L1: the write-up's listing of IOMMU groups.
     GroupListing(GroupListingFacts),
+    /// L1: kernel, firmware, boot loader, ACPI tables, watchdogs.
+    Platform(PlatformFacts),
+    /// L1: GRUB's and modprobe's files.
+    HostConfig(HostConfigFacts),
+    /// L1: the kernel's log.
+    KernelLog(KernelLogFacts),
+    /// L1: every VM's configuration.
+    VmConfigs(VmConfigFacts),
+    /// L1: what the host uses its disks for.
+    HostStorage(HostStorageFacts),
+    /// L1: network interfaces.
+    HostNetwork(HostNetworkFacts),
     /// L2: block devices.
     NasDisks(DiskFacts),
     /// L2: the middleware's disks.
@@ -68,6 +86,12 @@ impl Facts {
             Facts::Vm(_) => Probe::Vm,
             Facts::DmesgIommu(_) => Probe::DmesgIommu,
             Facts::GroupListing(_) => Probe::GroupListing,
+            Facts::Platform(_) => Probe::Platform,
+            Facts::HostConfig(_) => Probe::HostConfig,
+            Facts::KernelLog(_) => Probe::KernelLog,
+            Facts::VmConfigs(_) => Probe::VmConfigs,
+            Facts::HostStorage(_) => Probe::HostStorage,
+            Facts::HostNetwork(_) => Probe::HostNetwork,
             Facts::NasDisks(_) => Probe::NasDisks,
             Facts::DiskQuery(_) => Probe::DiskQuery,
             Facts::Smart(_) => Probe::Smart,
@@ -147,6 +171,12 @@ pub async fn read<P: Guest, N: Guest>(
         Probe::Vm => reading(vm::read(pve, vm::STORAGE_VM, limit).await?, Facts::Vm),
         Probe::DmesgIommu => reading(dmesg::read(pve, limit).await?, Facts::DmesgIommu),
         Probe::GroupListing => reading(listing::read(pve, limit).await?, Facts::GroupListing),
+        Probe::Platform => reading(platform::read(pve, limit).await?, Facts::Platform),
+        Probe::HostConfig => reading(host_config::read(pve, limit).await?, Facts::HostConfig),
+        Probe::KernelLog => reading(kernel_log::read(pve, limit).await?, Facts::KernelLog),
+        Probe::VmConfigs => reading(vm_configs::read(pve, limit).await?, Facts::VmConfigs),
+        Probe::HostStorage => reading(host_storage::read(pve, limit).await?, Facts::HostStorage),
+        Probe::HostNetwork => reading(host_network::read(pve, limit).await?, Facts::HostNetwork),
         Probe::NasDisks => reading(disks::read_nas(nas()?, limit).await?, Facts::NasDisks),
         Probe::DiskQuery => reading(disk_query::read(nas()?, limit).await?, Facts::DiskQuery),
         Probe::Smart => reading(smart::read(nas()?, limit).await?, Facts::Smart),

@@ -52,7 +52,8 @@ impl InitramfsFacts {
 
 /// An initramfs is some uncompressed cpio archives, which hold microcode and modules that are compressed
 /// already, and a compressed one with all the rest. Unpacking all of it, as `unmkinitramfs` does,
-/// writes 150 MB; here each archive is read once and only what is asked for is written. GNU cpio leaves
+/// writes 150 MB; here each archive is read once and only what is asked for is written, to memory, so
+/// that no disk of a real host is touched. GNU cpio leaves
 /// the file where its archive ends, as long as it reads no more than 512 bytes at once, and `fdinfo`
 /// tells where that is.
 pub fn script() -> String {
@@ -67,7 +68,7 @@ const SCRIPT: &str = r#"
 read -r kernel </proc/sys/kernel/osrelease
 image=/boot/initrd.img-$kernel
 printf 'kernel\t%s\n' "$kernel"
-out=$(mktemp -d) || exit
+out=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d) || exit
 trap 'cd /; rm -rf "$out"' EXIT
 take() {
     cpio --extract --quiet --io-size=$1 --make-directories --directory="$out" '*conf/initramfs.conf' '*conf/modules' \

@@ -9,15 +9,21 @@ pub mod disk_query;
 pub mod disks;
 pub mod dmesg;
 pub mod facts;
+pub mod host_config;
+pub mod host_network;
+pub mod host_storage;
 pub mod initramfs;
 pub mod iommu;
+pub mod kernel_log;
 pub mod listing;
 pub mod modules;
 pub mod pci;
+pub mod platform;
 pub mod pool;
 pub mod smart;
 pub mod text;
 pub mod vm;
+pub mod vm_configs;
 
 pub use facts::{Facts, ProbeError, Reading, read};
 pub use listing::{WRITE_UP_LOOP, run_write_up_loop};
@@ -65,6 +71,18 @@ pub enum Probe {
     DmesgIommu,
     /// L1: the write-up's listing of IOMMU groups.
     GroupListing,
+    /// L1: kernel, firmware, boot loader, ACPI tables, watchdogs.
+    Platform,
+    /// L1: GRUB's and modprobe's files, and what was made of them.
+    HostConfig,
+    /// L1: the kernel's log on IOMMU, VFIO, resets, errors and watchdogs.
+    KernelLog,
+    /// L1: every VM's configuration file, and device mappings.
+    VmConfigs,
+    /// L1: what the host itself uses its disks for, and which controller they are on.
+    HostStorage,
+    /// L1: network interfaces and their PCI devices.
+    HostNetwork,
     /// L2: block devices.
     NasDisks,
     /// L2: `midclt call disk.query`.

@@ -111,7 +111,7 @@ impl ModuleFacts {
 }
 
 /// A module's name as the kernel writes it.
-pub(super) fn canonical(module: &str) -> String {
+pub(crate) fn canonical(module: &str) -> String {
     module.replace('-', "_")
 }
 

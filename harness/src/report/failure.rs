@@ -4,8 +4,10 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::findings::render_findings;
 use crate::engine::Failure;
 use crate::event::Verdict;
+use crate::finding::{Finding, Severity};
 
 /// How many console lines a report shows; the rest is in the folder.
 const SHOWN_LINES: usize = 12;
@@ -41,6 +43,14 @@ fn write_failure(text: &mut String, failure: &Failure, folder: &Path) -> std::fm
             writeln!(text, "  {label}: {value}")?;
         }
     }
+    let causes = |one: &&Finding| one.severity > Severity::Note;
+    let causes: Vec<Finding> = failure.findings.iter().filter(causes).cloned().collect();
+    if !causes.is_empty() {
+        writeln!(text, "what the facts prove:")?;
+        for line in render_findings(&causes).trim_end().lines() {
+            writeln!(text, "  {line}")?;
+        }
+    }
     for (name, lines) in [("pve", &failure.console), ("nas", &failure.nas_console)] {
         if lines.is_empty() {
             continue;
@@ -70,6 +80,7 @@ mod tests {
             seen: Some("ahci".to_owned()),
             console: (0..30).map(|number| format!("line {number}")).collect(),
             nas_console: Vec::new(),
+            findings: Vec::new(),
         };
         let verdict = Verdict::Failed {
             failure: Box::new(failure),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::{Document, Node};
 use super::edit::vm_key;
-use super::file::{ACTIONS, RunTable, RunValue, ScenarioFile, StepTable};
+use super::file::{ACTIONS, Ending, RunTable, RunValue, ScenarioFile, StepTable};
 use super::labs::Labs;
 use super::nearest::advice;
 use super::step::{Action, GuestName, Rewire, Run, Scenario, Step};
@@ -67,9 +67,14 @@ impl<'a> Checker<'a> {
                 });
             }
         }
-        let (expect, failure) = file.expect.split();
+        let Ending {
+            expect,
+            findings,
+            failure,
+        } = file.expect.split();
         let closing = root.get("expect");
         self.expect(&closing, &expect);
+        self.findings(&closing.get("findings"), findings.as_deref());
         if let Some(failure) = &failure {
             self.failure(&closing.get("failure"), failure, &steps);
         }
@@ -81,6 +86,7 @@ impl<'a> Checker<'a> {
             lab: first_lab?.clone(),
             steps,
             expect,
+            findings,
             failure,
         })
     }

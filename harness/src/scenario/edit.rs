@@ -72,18 +72,27 @@ pub(super) fn vm_key(line: &str) -> Option<&str> {
     (well_formed && !value.trim().is_empty()).then_some(key)
 }
 
+/// All assignments of a file, in their order: names, and values as they are written, quotes and all.
+pub(crate) fn assignments(content: &str) -> Vec<(&str, &str)> {
+    let places = assignment_places(content).into_iter();
+    places.map(|(name, word)| (name, &content[word])).collect()
+}
+
 /// Where the value of the last assignment to `key` stands.
 fn last_assignment(content: &str, key: &str) -> Option<Range<usize>> {
-    let mut found = None;
+    let mut places = assignment_places(content).into_iter().rev();
+    places.find(|(name, _)| *name == key).map(|(_, word)| word)
+}
+
+fn assignment_places(content: &str) -> Vec<(&str, Range<usize>)> {
+    let mut found = Vec::new();
     let mut at = 0;
     while at < content.len() {
         // A value may go on over several lines, so the next line begins after the value's end.
         let mut seen = at;
         if let Some((name, value)) = assignment(content, at) {
-            if name == key {
-                found = Some(value.clone());
-            }
             seen = value.end;
+            found.push((name, value));
         }
         at = line_end(content, seen) + 1;
     }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::expect::{Expect, ExpectNas, ExpectPve, ExpectedFailure};
 use super::step::{GuestName, Vmid};
+use crate::finding;
 use crate::probe::Probe;
 
 /// A scenario: a lab, the steps that are taken in it, and what must hold.
@@ -32,19 +33,44 @@ pub(super) struct Closing {
     pub pve: Option<ExpectPve>,
     /// What must hold in the NAS guest.
     pub nas: Option<ExpectNas>,
+    /// The findings that the facts must prove at the end, also where the scenario fails as it should:
+    /// exactly these errors and warnings. Notes need not be named; one that is named has to be there.
+    #[serde(default)]
+    #[schemars(schema_with = "finding_ids")]
+    pub findings: Option<Vec<String>>,
     /// The failure that this scenario is about. It passes only if exactly this one happens.
     pub failure: Option<ExpectedFailure>,
 }
 
+/// What a scenario says of its end.
+pub(super) struct Ending {
+    pub expect: Expect,
+    pub findings: Option<Vec<String>>,
+    pub failure: Option<ExpectedFailure>,
+}
+
 impl Closing {
-    /// What must hold, and the failure.
-    pub(super) fn split(self) -> (Expect, Option<ExpectedFailure>) {
-        let expect = Expect {
-            pve: self.pve,
-            nas: self.nas,
-        };
-        (expect, self.failure)
+    /// What must hold, the findings, and the failure.
+    pub(super) fn split(self) -> Ending {
+        Ending {
+            expect: Expect {
+                pve: self.pve,
+                nas: self.nas,
+            },
+            findings: self.findings,
+            failure: self.failure,
+        }
     }
+}
+
+/// The names of all rules: an editor completes them, and one that is not among them is a mistake.
+fn finding_ids(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let ids: Vec<&str> = finding::rules().map(|rule| rule.id).collect();
+    schemars::json_schema!({
+        "type": ["array", "null"],
+        "items": { "enum": ids },
+        "uniqueItems": true,
+    })
 }
 
 /// One step: exactly one action, and a title if the one that is made from the action does not do.

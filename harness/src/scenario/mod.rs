@@ -9,7 +9,7 @@ mod expect;
 mod file;
 mod labs;
 mod load;
-mod nearest;
+pub(crate) mod nearest;
 mod problem;
 mod schema;
 mod shape;

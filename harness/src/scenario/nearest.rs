@@ -1,7 +1,7 @@
 //! What was probably meant by a name that is not known.
 
 /// The candidate that `name` was probably meant to be.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     name: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
@@ -19,7 +19,7 @@ pub(super) fn nearest<'a>(
 }
 
 /// Advice for an unknown name: the nearest known one, or all of them where none is near.
-pub(super) fn advice<'a>(
+pub(crate) fn advice<'a>(
     name: &str,
     known: impl IntoIterator<Item = &'a str> + Clone,
 ) -> Option<String> {

@@ -182,6 +182,7 @@ impl<'a> Checker<'a> {
             (Some("RunTable"), None) => Some(format!(
                 "it belongs inside `run`: run = {{ command = \"…\", {key} = … }}"
             )),
+            (Some("Closing"), None) => Some("it belongs in the closing `[expect]`".to_owned()),
             (Some("Step"), None) => Some("it belongs in a `[[step]]`".to_owned()),
             _ => None,
         }

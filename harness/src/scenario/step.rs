@@ -23,6 +23,8 @@ pub struct Scenario {
     pub steps: Vec<Step>,
     /// What must hold when all steps are done.
     pub expect: Expect,
+    /// The findings at the end: exactly these errors and warnings, and these notes among others.
+    pub findings: Option<Vec<String>>,
     /// The one failure that this scenario is about; it passes only on that.
     pub failure: Option<ExpectedFailure>,
 }
@@ -30,7 +32,7 @@ pub struct Scenario {
 impl Scenario {
     /// Whether something must hold when all steps are done.
     pub fn checks_at_the_end(&self) -> bool {
-        self.expect != Expect::default()
+        self.expect != Expect::default() || self.findings.is_some()
     }
 }
 

@@ -20,6 +20,17 @@ impl Checker<'_> {
         }
     }
 
+    /// Names that no rule has were noted when the file was held against its schema.
+    pub(super) fn findings(&self, place: &Node<'_>, findings: Option<&[String]>) {
+        let findings = findings.unwrap_or_default();
+        for (index, id) in findings.iter().enumerate() {
+            if findings[..index].contains(id) {
+                let message = format!("`{id}` is in this list already");
+                self.note(&place.item(index), message, None);
+            }
+        }
+    }
+
     pub(super) fn failure(&self, place: &Node<'_>, failure: &ExpectedFailure, steps: &[Step]) {
         let contains = place.get("contains");
         if failure.contains.is_empty() || failure.contains.iter().any(|part| part.trim().is_empty())

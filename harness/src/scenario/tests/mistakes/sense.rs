@@ -7,7 +7,7 @@ fn a_step_is_one_action() {
     check(
         "title = \"t\"",
         &[
-            "3:1 this step does nothing (give it one of `set`, `append`, `write`, `run`, `reboot`, `config`, `start`, `stop`, `swap-serials`, `probe`, `expect`)",
+            "3:1 this step does nothing (give it one of `set`, `append`, `write`, `run`, `reboot`, `config`, `start`, `stop`, `swap-serials`, `rewire`, `probe`, `expect`)",
         ],
     );
     check(
@@ -186,7 +186,7 @@ fn probes_and_their_snapshots() {
 
 #[test]
 fn the_nas_has_to_run() {
-    const ADVICE: &str = "which does not run at this point (it runs after `start = 100`, until `stop`, `reboot` or `swap-serials`)";
+    const ADVICE: &str = "which does not run at this point (it runs after `start = 100`, until `stop`, `reboot`, `rewire` or `swap-serials`)";
     let said = |place: &str, what: &str| format!("{place} {what}, {ADVICE}");
     let probe = "probe = [\"pci\", \"smart\"]\nas = \"x\"";
     check(probe, &[&said("4:17", "`smart` is read in the NAS guest")]);
@@ -215,6 +215,25 @@ fn the_nas_has_to_run() {
     fine(&format!(
         "start = 100\n[[step]]\n{probe}\n[expect]\nnas.smart = \"passed\""
     ));
+}
+
+#[test]
+fn expected_findings() {
+    let findings = |list: &str| format!("reboot = true\n[expect]\nfindings = {list}");
+    fine(&findings("[]"));
+    fine(&findings("[\"initramfs-stale\", \"vfio-virqfd-gone\"]"));
+    check(
+        &findings("[\"initramfs-stale\", \"grub-not-updatd\"]"),
+        &["6:32 `grub-not-updatd` is not a value of `findings` (did you mean `grub-not-updated`?)"],
+    );
+    check(
+        &findings("[\"vt-d-off\", \"vt-d-off\"]"),
+        &["6:25 `vt-d-off` is in this list already"],
+    );
+    check(
+        "expect = { findings = [] }",
+        &["4:12 unknown key `findings` in `expect` (it belongs in the closing `[expect]`)"],
+    );
 }
 
 #[test]

@@ -1,0 +1,325 @@
+//! Findings in a scenario: reads what they are derived from, holds them against what the scenario
+//! names, and explains a failure by them.
+
+use std::collections::BTreeSet;
+
+use super::checks::Held;
+use super::failure::Failure;
+use super::run::Runner;
+use crate::checkpoint::{Recorder, Replay};
+use crate::event::EventKind;
+use crate::finding::{
+    self, FactBook, Finding, HOST_PROBES, Incident, NAS_PROBES, RunContext, Severity,
+};
+use crate::guest::GuestError;
+use crate::machine::MachineError;
+use crate::plan::Key;
+use crate::probe::kernel_log::PciIdentity;
+use crate::probe::pci::PciFacts;
+use crate::probe::{self, Facts, Probe, ProbeError};
+use crate::scenario::{Action, FailureKind, GuestName};
+
+/// The name of the check, as reports call it.
+const CHECK: &str = "findings";
+
+/// The file of evidence that findings are derived from.
+const BOOK: &str = "fact-book.json";
+
+/// What a scenario remembers for the case that its host cannot be asked any more.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// The PCI devices of the first time that they were read.
+    earlier_devices: Vec<PciIdentity>,
+    /// All facts, from before the move that the scenario expects not to be survived.
+    before: Option<FactBook>,
+}
+
+impl Memory {
+    /// Takes note of facts that were read.
+    pub(super) fn note(&mut self, facts: &Facts) {
+        if let (Facts::Pci(PciFacts { devices }), true) = (facts, self.earlier_devices.is_empty()) {
+            let identity = |one: &probe::pci::PciDevice| PciIdentity {
+                address: one.address,
+                vendor: one.vendor.clone(),
+                device: one.device.clone(),
+                class: one.class.clone(),
+            };
+            self.earlier_devices = devices.iter().map(identity).collect();
+        }
+    }
+}
+
+impl Runner<'_> {
+    /// Before a move that a scenario is about not to survive, while there is somebody to ask.
+    pub(super) async fn remember(&mut self, action: &Action) {
+        let lost = [FailureKind::Boot, FailureKind::Crash, FailureKind::Timeout];
+        let failure = self.scenario.failure.as_ref();
+        let about = failure.is_some_and(|failure| lost.contains(&failure.kind));
+        let dangerous = matches!(action, Action::Reboot | Action::Start(_));
+        if about && dangerous && self.scenario.findings.is_some() {
+            let book = self.book(None).await;
+            self.memory.before = Some(book);
+        }
+    }
+
+    /// Holds the findings at the end of a scenario against those that it names.
+    pub(super) async fn check_findings(&mut self, key: &Key) -> Result<(), Box<Failure>> {
+        let Some(expected) = &self.scenario.findings else {
+            return Ok(());
+        };
+        let mut book = self.book(Some(key)).await;
+        book.run = Some(self.context(None));
+        let findings = finding::derive(&book);
+        self.keep_book(&book);
+        let held = judge(expected, findings)?;
+        self.tell(held);
+        Ok(())
+    }
+
+    /// Explains a failure. The one that a scenario is about has to have the named findings too, else it is
+    /// another failure.
+    pub(super) async fn explain(&mut self, mut failure: Box<Failure>) -> Box<Failure> {
+        let expected = self.scenario.findings.as_ref();
+        let meant = self
+            .scenario
+            .failure
+            .as_ref()
+            .is_some_and(|meant| failure.is(meant));
+        if failure.check.as_deref() == Some(CHECK) || (meant && expected.is_none()) {
+            return failure;
+        }
+        let gone = matches!(failure.kind, FailureKind::Boot | FailureKind::Crash);
+        let mut book = match gone {
+            true => self.memory.before.take().unwrap_or_default(),
+            false => self.book(None).await,
+        };
+        book.run = Some(self.context(Some(&failure)));
+        failure.findings = finding::derive(&book);
+        self.keep_book(&book);
+        let Some(expected) = expected.filter(|_| meant) else {
+            return failure;
+        };
+        match judge(expected, failure.findings.clone()) {
+            Ok(held) => {
+                self.tell(held);
+                failure
+            }
+            Err(mut other) => {
+                let Failure {
+                    step,
+                    title,
+                    console,
+                    nas_console,
+                    message,
+                    ..
+                } = *failure;
+                other.message = format!("{message}; and {}", other.message);
+                (other.step, other.title) = (step, title);
+                (other.console, other.nas_console) = (console, nas_console);
+                other
+            }
+        }
+    }
+
+    fn tell(&self, held: Held) {
+        self.session.events().emit(EventKind::CheckHeld {
+            scenario: self.scenario.name.clone(),
+            check: held.check.to_owned(),
+            seen: held.seen,
+        });
+    }
+
+    /// The book is evidence: a run's verdict does not hang on its being written.
+    fn keep_book(&self, book: &FactBook) {
+        let _ = self.keep(BOOK, &book.to_json());
+    }
+
+    /// All facts of this moment: those that were read already, those on record for this state, and the
+    /// rest from the guests. A guest that does not answer leaves the rest unread.
+    async fn book(&mut self, key: Option<&Key>) -> FactBook {
+        let mut book = FactBook::of(self.facts.values().cloned());
+        let mut probes = HOST_PROBES.to_vec();
+        if self.nas.is_some() {
+            probes.extend(NAS_PROBES);
+        }
+        probes.retain(|probe| !self.facts.contains_key(probe));
+        let limit = self.session.deadlines().command;
+        if let Some((key, records)) = key.zip(self.session.records()) {
+            let recording = records.get(key);
+            let [pve, nas] = ["pve", "nas"].map(|name| Replay::new(name, &recording));
+            let mut unknown = Vec::new();
+            for probe in probes {
+                match probe::read(probe, &pve, Some(&nas), limit).await {
+                    Err(ProbeError::Guest {
+                        source: GuestError::Refused { .. },
+                        ..
+                    }) => unknown.push(probe),
+                    answer => drop(book.take(probe, answer)),
+                }
+            }
+            probes = unknown;
+        }
+        if let (Some(machine), false) = (&self.machine, probes.is_empty()) {
+            let read = self.read_all(&probes, key, &mut book);
+            if let Err(error) = machine.watched("the facts", limit, read).await {
+                for probe in probes {
+                    if !book.facts.probes().contains(&probe) {
+                        book.unreadable
+                            .entry(probe)
+                            .or_insert_with(|| error.to_string());
+                    }
+                }
+            }
+        }
+        book
+    }
+
+    async fn read_all(
+        &self,
+        probes: &[Probe],
+        key: Option<&Key>,
+        book: &mut FactBook,
+    ) -> Result<(), MachineError> {
+        let limit = self.session.deadlines().command;
+        let machine = self.machine.as_ref();
+        for probe in probes {
+            let Some(machine) = machine else { break };
+            let pve = Recorder::new(machine.agent());
+            let nas = self
+                .nas
+                .as_ref()
+                .filter(|_| probe.guest() == GuestName::Nas);
+            let nas = nas.map(|(_, nas)| Recorder::new(nas));
+            let answer = probe::read(*probe, &pve, nas.as_ref(), limit).await;
+            if let Some((key, records)) = key.zip(self.session.records()) {
+                let mut recording = pve.finish();
+                if let Some(nas) = nas {
+                    recording.merge(nas.finish());
+                }
+                records.add(key, recording);
+            }
+            book.take(*probe, answer)?;
+        }
+        Ok(())
+    }
+
+    fn context(&self, failure: Option<&Failure>) -> RunContext {
+        let start = failure.filter(|failure| failure.kind == FailureKind::Start);
+        RunContext {
+            failure: failure.map(|failure| failure.kind),
+            message: failure.map(|failure| failure.message.clone()),
+            start_words: start.map(|failure| failure.message.clone()),
+            incidents: failure
+                .map(|failure| incidents(&failure.message))
+                .unwrap_or_default(),
+            console: failure
+                .map(|failure| failure.console.clone())
+                .unwrap_or_default(),
+            nas_console: failure
+                .map(|failure| failure.nas_console.clone())
+                .unwrap_or_default(),
+            earlier_devices: self.memory.earlier_devices.clone(),
+        }
+    }
+}
+
+/// What happened to the host, from the words of the watch over it.
+fn incidents(message: &str) -> Vec<Incident> {
+    let inside = |before: &str| {
+        let rest = message.split_once(before)?.1;
+        Some(rest.split_once(')')?.0.to_owned())
+    };
+    let watchdog = inside("the host's watchdog fired (action ");
+    let panicked = message.contains("the host's kernel panicked");
+    [
+        watchdog.map(|action| Incident::Watchdog { action }),
+        inside("the host was reset (").map(|reason| Incident::Reset { reason }),
+        inside("the host shut down (").map(|reason| Incident::Shutdown { reason }),
+        panicked.then(|| Incident::Panicked {
+            action: "unknown".to_owned(),
+        }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Exactly the named errors and warnings; a note counts where it is named.
+fn judge(expected: &[String], findings: Vec<Finding>) -> Result<Held, Box<Failure>> {
+    let list = |ids: &BTreeSet<&str>| match ids.len() {
+        0 => "no errors and warnings".to_owned(),
+        _ => ids.iter().copied().collect::<Vec<_>>().join(", "),
+    };
+    let wanted: BTreeSet<&str> = expected.iter().map(String::as_str).collect();
+    let counts = |one: &&Finding| one.severity > Severity::Note || wanted.contains(one.id);
+    let seen: BTreeSet<&str> = findings.iter().filter(counts).map(|one| one.id).collect();
+    let text = list(&seen);
+    if seen == wanted {
+        return Ok(Held {
+            check: CHECK,
+            seen: text,
+        });
+    }
+    let mut failure = Failure::check(CHECK, list(&wanted), text);
+    failure.findings = findings;
+    Err(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finding::Reference;
+
+    fn found(id: &'static str, severity: Severity) -> Finding {
+        Finding {
+            id,
+            severity,
+            cause: String::new(),
+            proof: Vec::new(),
+            fix: Vec::new(),
+            reference: Reference { title: "", url: "" },
+        }
+    }
+
+    #[test]
+    fn errors_and_warnings_are_named_exactly_and_notes_if_one_likes() {
+        let findings = || {
+            vec![
+                found("a", Severity::Error),
+                found("b", Severity::Warning),
+                found("c", Severity::Note),
+            ]
+        };
+        for (expected, holds) in [
+            (&["a", "b"][..], true),
+            (&["b", "a", "c"], true),
+            (&["a"], false),
+            (&["a", "b", "d"], false),
+            (&[], false),
+        ] {
+            let expected: Vec<String> = expected.iter().map(|id| (*id).to_owned()).collect();
+            let judged = judge(&expected, findings());
+            assert_eq!(judged.is_ok(), holds, "{expected:?}");
+            if let Err(failure) = judged {
+                assert_eq!(failure.check.as_deref(), Some("findings"));
+                assert_eq!(failure.findings.len(), 3);
+            }
+        }
+        assert!(judge(&[], vec![found("c", Severity::Note)]).is_ok());
+    }
+
+    #[test]
+    fn incidents_are_read_from_the_watchs_words() {
+        let watchdog =
+            "the host's watchdog fired (action reset) while the lab waited for VM 100 to come up";
+        assert_eq!(
+            incidents(watchdog),
+            [Incident::Watchdog {
+                action: "reset".to_owned()
+            }]
+        );
+        let reset = "the host was reset (guest-reset) while the lab waited for the facts";
+        assert!(matches!(incidents(reset)[..], [Incident::Reset { .. }]));
+        assert!(incidents("`qm start 100` ended with exit code 255").is_empty());
+    }
+}

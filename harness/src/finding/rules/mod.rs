@@ -1,0 +1,13 @@
+//! All rules, by what they are about.
+
+mod boot;
+mod drivers;
+mod group;
+mod health;
+mod iommu;
+mod list;
+mod references;
+mod storage;
+mod vm;
+
+pub use list::{advice, derive, rule, rules};

@@ -1,0 +1,259 @@
+//! Who uses the disks: the host beside the guest, or the guest without their controller.
+
+use super::drivers::id_taking;
+use super::references::{PVE_DISKS, PVE_PASSTHROUGH, ZFS_IMPORT};
+use crate::finding::model::{Draft, Rule, Severity};
+use crate::finding::view::{View, describe};
+use crate::probe::host_storage::{HostDisk, UseKind};
+use crate::probe::modules::canonical;
+use crate::probe::vm_configs::VmConfigFile;
+use crate::scenario::DriverState;
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        id: "host-boots-from-controller",
+        severity: Severity::Error,
+        summary: "the host's own system is on a disk of the controller that is given away",
+        explanation: "With its driver blacklisted or the controller at vfio-pci, the host does not find its root at the next \
+            boot and ends in the initramfs shell; given away while it runs, it loses its root at once.",
+        reference: PVE_PASSTHROUGH,
+        derive: boots_from_controller,
+    },
+    Rule {
+        id: "disk-in-use-on-host",
+        severity: Severity::Error,
+        summary: "the host itself uses a disk of the controller that a VM claims",
+        explanation: "When the VM starts, the disk is pulled from under the host's file system, array or volume group, and \
+            two systems may have written to it.",
+        reference: PVE_PASSTHROUGH,
+        derive: in_use_on_host,
+    },
+    Rule {
+        id: "pool-imported-on-host",
+        severity: Severity::Error,
+        summary: "the host has imported the pool that belongs to the guest",
+        explanation: "A pool that two systems have imported at once is damaged beyond repair. Proxmox hosts have ZFS and \
+            import pools that they have seen before at boot.",
+        reference: ZFS_IMPORT,
+        derive: pool_on_host,
+    },
+    Rule {
+        id: "disks-not-controller",
+        severity: Severity::Warning,
+        summary: "the guest has its data disks one by one as virtual disks, not their controller",
+        explanation: "The guest sees `QEMU HARDDISK` without SMART, and without serial= in the lines they have equal or no \
+            serial numbers, for which TrueNAS refuses a pool.",
+        reference: PVE_DISKS,
+        derive: disks_not_controller,
+    },
+];
+
+pub(super) fn boots_from_controller(view: &View<'_>) -> Option<Draft> {
+    let facts = view.facts();
+    let storage = facts.host_storage.as_ref()?;
+    for disk in storage.disks.iter().filter(|disk| disk.is_vital()) {
+        let Some(device) = disk.controller.and_then(|address| view.device(address)) else {
+            continue;
+        };
+        let mut proof: Vec<(&'static str, String)> = Vec::new();
+        let along = view
+            .taken_along()
+            .into_iter()
+            .find(|(one, _)| one.address == device.address);
+        proof.extend(
+            view.claim_on(device.address)
+                .map(|claim| ("vm-configs", claim.quote())),
+        );
+        proof.extend(along.map(|(_, with)| {
+            (
+                "iommu",
+                format!("{} is in the group of {with}", device.address),
+            )
+        }));
+        if let (DriverState::Bound(driver), Some(config)) = (&device.driver, &facts.host_config) {
+            let rule = config.blacklist_of(&canonical(driver));
+            proof.extend(rule.map(|rule| {
+                (
+                    "host-config",
+                    format!("{}: blacklist {}", rule.file, rule.module),
+                )
+            }));
+        }
+        proof.extend(id_taking(view, device));
+        if proof.is_empty() {
+            continue;
+        }
+        let cause = format!(
+            "{} with the host's {} is on {}, which is being given away",
+            disk.name,
+            what(disk),
+            device.address
+        );
+        let mut draft = Draft::new(cause)
+            .proof("host-storage", uses(disk))
+            .proof("pci", describe(device));
+        for (source, quote) in proof {
+            draft = draft.proof(source, quote);
+        }
+        let seen = view
+            .console("Gave up waiting for root")
+            .or_else(|| view.console("(initramfs)"));
+        return Some(
+            draft
+                .proofs("run", seen.cloned())
+                .fix("# take the blacklist or ids= and the hostpci line back before the next boot")
+                .fix("update-initramfs -u -k all")
+                .fix("# move the host's system to another controller, such as NVMe, before trying again"),
+        );
+    }
+    None
+}
+
+fn what(disk: &HostDisk) -> String {
+    let vital = |kind: UseKind| matches!(kind, UseKind::Root | UseKind::Boot | UseKind::Swap);
+    let found = disk.uses.iter().find(|one| vital(one.kind));
+    found.map_or_else(String::new, |one| one.kind.to_string())
+}
+
+/// A disk and what it is used for, as proof.
+fn uses(disk: &HostDisk) -> String {
+    let uses: Vec<String> = disk
+        .uses
+        .iter()
+        .map(|one| format!("{} {}", one.kind, one.name))
+        .collect();
+    let controller = disk
+        .controller
+        .map_or("no PCI device".to_owned(), |one| one.to_string());
+    format!("{} on {controller}: {}", disk.name, uses.join(", "))
+}
+
+/// Disks on claimed controllers that the host uses in one of these ways.
+fn used<'a>(view: &View<'a>, kinds: &[UseKind]) -> Vec<&'a HostDisk> {
+    let Some(storage) = &view.facts().host_storage else {
+        return Vec::new();
+    };
+    let claimed = |disk: &&HostDisk| {
+        disk.controller
+            .is_some_and(|one| view.claim_on(one).is_some())
+    };
+    let used = |disk: &&HostDisk| disk.uses.iter().any(|one| kinds.contains(&one.kind));
+    storage.disks.iter().filter(claimed).filter(used).collect()
+}
+
+fn in_use_on_host(view: &View<'_>) -> Option<Draft> {
+    let kinds = [UseKind::Mount, UseKind::Lvm, UseKind::Raid, UseKind::Crypt];
+    let disks: Vec<_> = used(view, &kinds)
+        .into_iter()
+        .filter(|disk| !disk.is_vital())
+        .collect();
+    let first = disks.first()?;
+    let claim = view.claim_on(first.controller?)?;
+    let mut draft = Draft::new(format!(
+        "the host uses {}, which is on the controller of VM {}",
+        first.name, claim.vmid
+    ))
+    .proof("vm-configs", claim.quote())
+    .proofs("host-storage", disks.iter().map(|disk| uses(disk)));
+    for one in disks.iter().flat_map(|disk| &disk.uses) {
+        draft = match one.kind {
+            UseKind::Mount => draft.fix(format!(
+                "umount {}   # and take it out of /etc/fstab",
+                one.name
+            )),
+            UseKind::Lvm => draft.fix(format!("lvchange -an /dev/mapper/{}", one.name)),
+            UseKind::Raid => draft.fix(format!("mdadm --stop /dev/{}", one.name)),
+            UseKind::Crypt => draft.fix(format!("cryptsetup close {}", one.name)),
+            _ => draft,
+        };
+    }
+    Some(draft)
+}
+
+fn pool_on_host(view: &View<'_>) -> Option<Draft> {
+    let storage = view.facts().host_storage.as_ref()?;
+    let pools = storage.pools.as_ref()?;
+    for pool in pools {
+        let disk = storage.disks.iter().find(|disk| {
+            let claimed = disk
+                .controller
+                .is_some_and(|one| view.claim_on(one).is_some());
+            claimed && pool.disks.contains(&disk.name) && !disk.is_vital()
+        });
+        let Some((disk, claim)) =
+            disk.and_then(|disk| Some((disk, view.claim_on(disk.controller?)?)))
+        else {
+            continue;
+        };
+        return Some(
+            Draft::new(format!("the host has imported `{}`, whose disks are on the controller of VM {}", pool.name, claim.vmid))
+                .proof("host-storage", format!("zpool list: {} {} on {}", pool.name, pool.health, pool.disks.join(" ")))
+                .proof("host-storage", uses(disk))
+                .proof("vm-configs", claim.quote())
+                .fix(format!("zpool export {}", pool.name))
+                .fix("# have the controller at vfio-pci from boot on, so that the host never sees its disks"),
+        );
+    }
+    None
+}
+
+/// The model that QEMU gives its virtual disks.
+const VIRTUAL: &str = "QEMU HARDDISK";
+
+fn disks_not_controller(view: &View<'_>) -> Option<Draft> {
+    let facts = view.facts();
+    let disks = facts.nas_disks.iter().flat_map(|one| &one.disks);
+    let virtual_disks: Vec<_> = disks
+        .filter(|disk| !disk.holds_root && disk.model.as_deref() == Some(VIRTUAL))
+        .collect();
+    let raw: Vec<_> = facts
+        .vm_configs
+        .iter()
+        .flat_map(|one| &one.vms)
+        .flat_map(raw_disks)
+        .collect();
+    if virtual_disks.is_empty() && raw.is_empty() {
+        return None;
+    }
+    let mut twins = None;
+    for (index, one) in virtual_disks.iter().enumerate() {
+        let same = |other: &&&crate::probe::disks::BlockDevice| {
+            (&other.serial, &other.wwn) == (&one.serial, &one.wwn)
+        };
+        twins = twins.or(virtual_disks[index + 1..]
+            .iter()
+            .find(same)
+            .map(|_| one.serial.clone()));
+    }
+    let quote = |disk: &&crate::probe::disks::BlockDevice| {
+        let serial = disk.serial.as_deref().unwrap_or("no serial");
+        format!("{}: {VIRTUAL}, {serial}", disk.name)
+    };
+    Some(
+        Draft::new("the NAS has its data disks as virtual disks, without their controller, SMART and identity")
+            .severity_if(twins.is_some(), Severity::Error)
+            .proofs("nas-disks", virtual_disks.iter().map(quote))
+            .proofs("nas-disks", twins.map(|serial| format!("two disks have {}", serial.unwrap_or("no serial".to_owned()))))
+            .proofs("vm-configs", raw)
+            .fix("# pass the controller through in place of the disks: hostpci0: 0000:BB:DD.F,pcie=1")
+            .fix("# or, where that cannot be, give each line a serial= of its own"),
+    )
+}
+
+/// Lines that hand a disk of the host to a VM which the VM does not boot from.
+fn raw_disks(vm: &VmConfigFile) -> Vec<String> {
+    let Some(main) = vm.main() else {
+        return Vec::new();
+    };
+    let boot = main
+        .value("boot")
+        .and_then(|value| value.strip_prefix("order="));
+    let Some(boot) = boot else { return Vec::new() };
+    let boots = |key: &str| boot.split([';', ',']).any(|one| one == key);
+    ["scsi", "sata", "virtio", "ide"]
+        .iter()
+        .flat_map(|kind| main.numbered(kind))
+        .filter(|line| line.value.starts_with("/dev/") && !boots(&line.key))
+        .map(|line| format!("{}.conf: {}: {}", vm.vmid, line.key, line.value))
+        .collect()
+}

@@ -1,0 +1,419 @@
+//! Cases of what is given away: groups, the VM's file, disks and pools.
+
+use super::*;
+use crate::finding::Incident;
+use crate::lab::PciAddress;
+use crate::probe::host_storage::{DiskUse, HostDisk, HostPool, UseKind};
+use crate::probe::kernel_log::PciIdentity;
+
+/// A disk of the host on the controller that VM 100 claims.
+fn disk_on_controller(book: &mut FactBook, uses: &[(UseKind, &str)]) {
+    let uses = uses.iter().map(|(kind, name)| DiskUse {
+        kind: *kind,
+        name: (*name).to_owned(),
+    });
+    book.facts
+        .host_storage
+        .as_mut()
+        .unwrap()
+        .disks
+        .push(HostDisk {
+            name: "sda".to_owned(),
+            size: 1,
+            model: None,
+            serial: Some("ZTM09FD7".to_owned()),
+            controller: Some(address("00:1f.2")),
+            uses: uses.collect(),
+        });
+}
+
+fn pool_on(book: &mut FactBook, disk: &str) {
+    book.facts.host_storage.as_mut().unwrap().pools = Some(vec![HostPool {
+        name: "tank".to_owned(),
+        health: "ONLINE".to_owned(),
+        disks: vec![disk.to_owned()],
+    }]);
+}
+
+/// A network card in the controller's group.
+fn add_card(book: &mut FactBook, driver: &str) {
+    let mut card = device(book, "00:1f.3").clone();
+    card.address = address("00:1f.6");
+    card.class = "020000".to_owned();
+    card.driver = DriverState::from(driver.to_owned());
+    book.facts.pci.as_mut().unwrap().devices.push(card);
+    let groups = &mut book.facts.iommu.as_mut().unwrap().groups;
+    let group = groups.iter_mut().find(|group| group.id == 6).unwrap();
+    group.members.push(address("00:1f.6"));
+}
+
+fn network_through(book: &mut FactBook, at: &str) {
+    let network = book.facts.host_network.as_mut().unwrap();
+    network.interfaces[0].device = Some(address(at));
+}
+
+fn identity(at: PciAddress, id: &str) -> PciIdentity {
+    let (vendor, device) = id.split_once(':').unwrap();
+    PciIdentity {
+        address: at,
+        vendor: vendor.to_owned(),
+        device: device.to_owned(),
+        class: "010601".to_owned(),
+    }
+}
+
+/// The controller behind a root port, where another card is now.
+fn renumber(book: &mut FactBook) -> Vec<PciIdentity> {
+    add_twin(book, "02:00.0", "ahci");
+    vm(book, "machine: q35\nhostpci0: 0000:01:00.0,pcie=1");
+    vec![
+        identity(address("01:00.0"), "8086:2922"),
+        identity(address("00:1f.2"), "8086:2922"),
+    ]
+}
+
+fn virtual_disks(book: &mut FactBook, serials: [Option<&str>; 2]) {
+    let disks = &mut book.facts.nas_disks.as_mut().unwrap().disks;
+    let mut boot = disks.iter().find(|disk| disk.holds_root).unwrap().clone();
+    boot.holds_root = false;
+    boot.model = Some("QEMU HARDDISK".to_owned());
+    for (index, serial) in serials.into_iter().enumerate() {
+        boot.name = format!("sdx{index}");
+        boot.serial = serial.map(str::to_owned);
+        disks.push(boot.clone());
+    }
+}
+
+fn pool(book: &mut FactBook) -> &mut crate::probe::pool::Pool {
+    &mut book.facts.pool.as_mut().unwrap().pools[0]
+}
+
+fn smart(book: &mut FactBook) -> &mut crate::probe::smart::SmartDisk {
+    let disks = &mut book.facts.smart.as_mut().unwrap().disks;
+    disks
+        .iter_mut()
+        .find(|disk| !disk.attributes.is_empty())
+        .unwrap()
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let q35 = "machine: q35";
+    let controller = "hostpci0: 0000:00:1f.2,pcie=1";
+    vec![
+        error("group-not-viable", |book| {
+            bind(book, "00:1f.3", "i801_smbus");
+            start_said(
+                book,
+                "kvm: -device vfio-pci: vfio 0000:00:1f.2: group 6 is not viable",
+            );
+        }),
+        error("group-not-viable", |book| {
+            bind(book, "00:1f.3", "i801_smbus");
+            vm(book, "hostpci0: 0000:00:1f.2,driver=keep");
+        }),
+        error("group-takes-nic", |book| {
+            add_card(book, "e1000e");
+            network_through(book, "00:1f.6");
+        }),
+        error("group-takes-nic", |book| add_card(book, "vfio-pci")),
+        warning("group-takes-nic", |book| add_card(book, "e1000e")),
+        note("group-shared", |_| {}),
+        note("no-reset-method", |_| {}),
+        error("hostpci-unparsable", |book| {
+            vm(book, "machine: q35\nhostpci0: 0000:00:1f.2;pcie=1");
+        }),
+        error("hostpci-unparsable", |book| {
+            vm(book, "hostpci0 0000:00:1f.2")
+        }),
+        error("hostpci-in-snapshot-section", |book| {
+            let file = format!("{q35}\n\n[before]\n{q35}\nsnaptime: 1753000000\n{controller}");
+            vm(book, &file);
+        }),
+        error("hostpci-in-snapshot-section", |book| {
+            vm(book, &format!("{q35}\n[before]\n{controller}"));
+        }),
+        error("i440fx-with-pcie", |book| vm(book, controller)),
+        error("i440fx-with-pcie", |book| {
+            vm(book, &format!("{controller}\nmachine: pc-i440fx-9.2"))
+        }),
+        error("no-such-address", |book| {
+            vm(book, &format!("{q35}\nhostpci0: 00:1e.2,pcie=1"))
+        }),
+        error("address-renumbered", |book| {
+            let earlier = renumber(book);
+            run(book).earlier_devices = earlier;
+        }),
+        error("address-renumbered", |book| {
+            let earlier = renumber(book);
+            book.facts.kernel_log.as_mut().unwrap().previous_devices = earlier;
+            let mut other = device(book, "00:01.0").clone();
+            other.address = address("01:00.0");
+            book.facts.pci.as_mut().unwrap().devices.push(other);
+        }),
+        error("address-renumbered", |book| {
+            book.facts.vm_configs = Some(
+                crate::probe::vm_configs::parse(
+                    "vm\t100\tstopped\nline\thostpci0: mapping=hba\nmapping\thba\n\
+                     mapping\t map id=1000:0072,node=node7,path=0000:00:1f.2\nend\n",
+                )
+                .unwrap(),
+            );
+        }),
+        warning("controller-claimed-twice", |book| two_vms(book, "0")),
+        error("controller-claimed-twice", |book| two_vms(book, "1")),
+        error("controller-claimed-twice", |book| {
+            two_vms(book, "0");
+            start_said(
+                book,
+                "PCI device '0000:00:1f.2' already in use by VMID '100'",
+            );
+        }),
+        error("controller-claimed-twice", |book| {
+            vm(book, &format!("{q35}\n{controller}\nhostpci1: 00:1f"));
+        }),
+        note("hostpci-not-migratable", |_| {}),
+        note("passthrough-not-in-backups", |_| {}),
+        error("host-boots-from-controller", |book| {
+            disk_on_controller(book, &[(UseKind::Root, "/")]);
+        }),
+        error("host-boots-from-controller", |book| {
+            // No VM claims it yet: the blacklist alone is enough.
+            vm(book, "memory: 512");
+            disk_on_controller(book, &[(UseKind::Swap, "[SWAP]")]);
+            bind(book, "00:1f.2", "ahci");
+            rule_on_disk(book, "blacklist ahci", true);
+            unload(book, "ahci");
+            run(book)
+                .console
+                .push("Gave up waiting for root file system device.".to_owned());
+        }),
+        error("host-boots-from-controller", |book| {
+            vm(book, "memory: 512");
+            disk_on_controller(book, &[(UseKind::Boot, "/boot/efi")]);
+            rule_on_disk(book, "options vfio_pci ids=8086:2922", true);
+        }),
+        error("disk-in-use-on-host", |book| {
+            disk_on_controller(
+                book,
+                &[(UseKind::Mount, "/srv"), (UseKind::Lvm, "data-srv")],
+            );
+        }),
+        error("pool-imported-on-host", |book| {
+            disk_on_controller(book, &[(UseKind::Zfs, "tank")]);
+            pool_on(book, "sda");
+        }),
+        warning("disks-not-controller", |book| {
+            virtual_disks(book, [Some("a"), Some("b")])
+        }),
+        error("disks-not-controller", |book| {
+            virtual_disks(book, [None, None])
+        }),
+        warning("disks-not-controller", |book| {
+            vm(
+                book,
+                "boot: order=scsi0\nscsi0: local:1\nscsi1: /dev/disk/by-id/ata-X_1",
+            );
+        }),
+        error("disk-failing", |book| smart(book).passed = Some(false)),
+        error("disk-failing", |book| {
+            smart(book).critical_warning = Some(4)
+        }),
+        error("disk-failing", |book| {
+            smart(book).attributes[0].failed = Some("now".to_owned())
+        }),
+        warning("disk-has-defects", |book| {
+            let attributes = &mut smart(book).attributes;
+            attributes.iter_mut().find(|one| one.id == 5).unwrap().raw = 8;
+        }),
+        error("pool-suspended", |book| {
+            pool(book).state = "SUSPENDED".to_owned()
+        }),
+        error("pool-unavailable", |book| {
+            pool(book).state = "FAULTED".to_owned()
+        }),
+        warning("pool-degraded", |book| {
+            let degraded = include_str!("../../probe/samples/zpool-degraded.json");
+            book.facts.pool = Some(crate::probe::pool::parse(degraded).unwrap());
+        }),
+        warning("pool-has-errors", |book| {
+            pool(book).vdevs[0].vdevs[1].read_errors = 3
+        }),
+        error("guest-panicked", |book| {
+            let line = "[   93.1] Kernel panic - not syncing: sysrq triggered crash";
+            run(book).nas_console.push(line.to_owned());
+        }),
+        error("host-panicked", |book| {
+            run(book).incidents.push(Incident::Panicked {
+                action: "pause".to_owned(),
+            });
+        }),
+    ]
+}
+
+fn two_vms(book: &mut FactBook, onboot: &str) {
+    let vms = &mut book.facts.vm_configs.as_mut().unwrap().vms;
+    let mut second = vms[0].clone();
+    second.vmid = 200;
+    let lines = &mut second.sections[0].lines;
+    lines
+        .iter_mut()
+        .find(|line| line.key == "onboot")
+        .unwrap()
+        .value = onboot.to_owned();
+    lines.retain(|line| line.key != "scsi0");
+    vms.push(second);
+}
+
+#[test]
+fn groups() {
+    // Not started yet: `qm start` will bind the whole group.
+    silent("group-not-viable", |book| {
+        bind(book, "00:1f.3", "i801_smbus")
+    });
+    silent("group-not-viable", |book| {
+        vm(book, "hostpci0: 0000:00:1f.2,driver=keep")
+    });
+    silent("group-takes-nic", |book| network_through(book, "00:03.0"));
+    silent("group-takes-nic", |book| {
+        add_card(book, "e1000e");
+        vm(book, "hostpci0: 0000:00:1f");
+    });
+    silent("group-shared", |book| vm(book, "hostpci0: 0000:00:01.0"));
+    silent("group-shared", |book| {
+        device(book, "00:1f.0").class = "060400".to_owned();
+        device(book, "00:1f.3").class = "060400".to_owned();
+    });
+    silent("no-reset-method", |book| {
+        device(book, "00:1f.2").reset_methods.push("bus".to_owned())
+    });
+    silent("no-reset-method", |book| {
+        book.facts.platform.as_mut().unwrap().kernel = "5.4.203-1-pve".to_owned();
+    });
+}
+
+#[test]
+fn the_vms_file() {
+    silent("hostpci-unparsable", |book| {
+        vm(book, "memory: lots\nhostpci0: 00:1f.2")
+    });
+    // A snapshot that Proxmox took of a VM that had the device.
+    silent("hostpci-in-snapshot-section", |book| {
+        vm(
+            book,
+            "memory: 512\n[before]\nhostpci0: 00:1f.2\nmemory: 512\nsnaptime: 1753000000",
+        );
+    });
+    silent("hostpci-in-snapshot-section", |book| {
+        vm(book, "memory: 512\n[PENDING]\nhostpci0: 00:1f.2")
+    });
+    silent("i440fx-with-pcie", |book| {
+        vm(book, "hostpci0: 00:1f.2\nmachine: pc")
+    });
+    silent("i440fx-with-pcie", |book| {
+        vm(book, "hostpci0: 00:1f.2,pcie=1\nmachine: pc-q35-9.2+pve1")
+    });
+    silent("no-such-address", |book| vm(book, "hostpci0: 1f.2"));
+    silent("no-such-address", |book| {
+        vm(book, "hostpci0: 00:1e.2");
+        book.facts.pci = None;
+    });
+    silent("no-such-address", |book| {
+        // The mapping's device is on another node.
+        let text = "vm\t100\tstopped\nline\thostpci0: mapping=hba\nmapping\thba\n\
+                    mapping\t map id=1000:0072,node=node8,path=0000:09:00.0\nend\n";
+        book.facts.vm_configs = Some(crate::probe::vm_configs::parse(text).unwrap());
+    });
+    silent("address-renumbered", |book| {
+        // It was nowhere before either.
+        let mut earlier = renumber(book);
+        earlier.remove(0);
+        run(book).earlier_devices = earlier;
+    });
+    silent("address-renumbered", |book| {
+        let earlier = vec![identity(address("00:1f.2"), "8086:2922")];
+        book.facts.kernel_log.as_mut().unwrap().previous_devices = earlier;
+        add_twin(book, "02:00.0", "ahci");
+    });
+    silent("controller-claimed-twice", |book| {
+        two_vms(book, "1");
+        let second = &mut book.facts.vm_configs.as_mut().unwrap().vms[2].sections[0];
+        second
+            .lines
+            .iter_mut()
+            .find(|line| line.key == "hostpci0")
+            .unwrap()
+            .value = "0000:00:01.0".to_owned();
+    });
+    silent("hostpci-not-migratable", |book| vm(book, "memory: 512"));
+    silent("hostpci-not-migratable", |book| {
+        let text = "vm\t100\tstopped\nline\thostpci0: mapping=hba\nmapping\thba\n\
+                    mapping\t live-migration-capable 1\nend\n";
+        book.facts.vm_configs = Some(crate::probe::vm_configs::parse(text).unwrap());
+    });
+    // A graphics card has no disks.
+    silent("passthrough-not-in-backups", |book| {
+        vm(book, "hostpci0: 0000:00:03.0")
+    });
+}
+
+#[test]
+fn the_hosts_own_disks() {
+    silent("host-boots-from-controller", |book| {
+        disk_on_controller(book, &[])
+    });
+    silent("host-boots-from-controller", |book| {
+        vm(book, "memory: 512");
+        disk_on_controller(book, &[(UseKind::Root, "/")]);
+    });
+    silent("disk-in-use-on-host", |book| {
+        disk_on_controller(book, &[(UseKind::Root, "/")])
+    });
+    silent("disk-in-use-on-host", |book| {
+        vm(book, "memory: 512");
+        disk_on_controller(book, &[(UseKind::Mount, "/srv")]);
+    });
+    silent("pool-imported-on-host", |book| {
+        disk_on_controller(book, &[]);
+        pool_on(book, "nvme0n1");
+    });
+    silent("disks-not-controller", |book| {
+        vm(book, "boot: order=scsi0\nscsi0: /dev/disk/by-id/ata-X_1");
+    });
+}
+
+#[test]
+fn health() {
+    silent("disk-failing", |book| {
+        smart(book).attributes[0].failed = Some("past".to_owned())
+    });
+    silent("disk-failing", |book| {
+        smart(book).critical_warning = Some(0)
+    });
+    silent("disk-failing", |book| smart(book).passed = None);
+    silent("disk-has-defects", |book| {
+        let attributes = &mut smart(book).attributes;
+        attributes.iter_mut().find(|one| one.id == 9).unwrap().raw = 99_999;
+    });
+    silent("pool-has-errors", |_| {});
+    silent("pool-has-errors", |book| {
+        let degraded = include_str!("../../probe/samples/zpool-degraded.json");
+        book.facts.pool = Some(crate::probe::pool::parse(degraded).unwrap());
+        pool(book).data_errors = Some(2);
+    });
+    silent("pool-degraded", |book| {
+        pool(book).state = "FAULTED".to_owned()
+    });
+    silent("pool-suspended", |book| {
+        pool(book).state = "DEGRADED".to_owned()
+    });
+    silent("pool-unavailable", |book| {
+        pool(book).state = "SUSPENDED".to_owned()
+    });
+    silent("guest-panicked", |book| {
+        run(book).nas_console.push("panic=10".to_owned())
+    });
+    silent("host-panicked", |book| {
+        let line = "Kernel panic - not syncing: VFS: Unable to mount root fs";
+        run(book).console.push(line.to_owned());
+    });
+}

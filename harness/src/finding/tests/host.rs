@@ -1,0 +1,399 @@
+//! Cases of the host: IOMMU, boot, drivers.
+
+use super::*;
+use crate::finding::Incident;
+use crate::probe::host_config::SyntaxError;
+use crate::probe::kernel_log::{LogLine, LogTopic};
+use crate::probe::platform::{Firmware, Watchdog};
+
+fn platform(book: &mut FactBook) -> &mut crate::probe::platform::PlatformFacts {
+    book.facts.platform.as_mut().unwrap()
+}
+
+fn config(book: &mut FactBook) -> &mut crate::probe::host_config::HostConfigFacts {
+    book.facts.host_config.as_mut().unwrap()
+}
+
+fn no_tables(book: &mut FactBook) {
+    platform(book).acpi_tables.retain(|table| table != "DMAR");
+}
+
+fn log(book: &mut FactBook, topic: LogTopic, message: &str) {
+    book.facts.kernel_log.as_mut().unwrap().lines.push(LogLine {
+        topic,
+        device: None,
+        message: message.to_owned(),
+    });
+}
+
+const REFUSAL: &str = "vfio_iommu_type1_attach_group: No interrupt remapping support.  Use the module param \
+    \"allow_unsafe_interrupts\" to enable VFIO IOMMU support on this platform";
+
+fn grub(book: &mut FactBook, words: &str) {
+    let name = "GRUB_CMDLINE_LINUX_DEFAULT".to_owned();
+    config(book).grub_defaults.insert(name, words.to_owned());
+}
+
+fn entry(book: &mut FactBook, words: &str) {
+    config(book).grub_entries[0] = words.split(' ').map(str::to_owned).collect();
+}
+
+fn kernel_cmdline(book: &mut FactBook, words: &str) {
+    config(book).kernel_cmdline = Some(words.split(' ').map(str::to_owned).collect());
+}
+
+/// Proxmox with its root in ZFS and UEFI: systemd-boot, looked after by `proxmox-boot-tool`.
+fn systemd_boot(book: &mut FactBook) {
+    words(
+        book,
+        "initrd=\\EFI\\proxmox\\6.14.8-2-pve\\initrd.img-6.14.8-2-pve root=ZFS=rpool/ROOT/pve-1 intel_iommu=on iommu=pt",
+    );
+    book.facts.cmdline.as_mut().unwrap().boot_image = None;
+    platform(book).firmware = Firmware::Uefi;
+    platform(book).loader = Some("systemd-boot 257.7".to_owned());
+    config(book).boot_tool_partitions = 2;
+    kernel_cmdline(book, "root=ZFS=rpool/ROOT/pve-1 intel_iommu=on iommu=pt");
+}
+
+/// The write-up's blacklist, in force.
+fn blacklist(book: &mut FactBook) {
+    for module in ["ahci", "libahci"] {
+        rule_on_disk(book, &format!("blacklist {module}"), true);
+        unload(book, module);
+    }
+}
+
+fn watchdog(book: &mut FactBook, state: &str) {
+    platform(book).watchdogs.push(Watchdog {
+        name: "watchdog0".to_owned(),
+        identity: "iTCO_wdt".to_owned(),
+        state: state.to_owned(),
+    });
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        error("iommu-off-on-cmdline", |book| {
+            no_iommu(book);
+            words(book, "quiet intel_iommu=off");
+            grub(book, "quiet intel_iommu=off");
+            entry(book, "console=ttyS0 quiet intel_iommu=off");
+        }),
+        error("vt-d-off", |book| {
+            no_iommu(book);
+            no_tables(book);
+        }),
+        error("iommu-not-enabled", |book| {
+            no_iommu(book);
+            words(book, "quiet");
+            grub(book, "quiet");
+            entry(book, "quiet");
+        }),
+        error("iommu-absent", no_iommu),
+        error("no-interrupt-remapping", |book| {
+            platform(book)
+                .intel_capabilities
+                .insert("dmar0".to_owned(), 0xf0_0f42);
+            start_said(
+                book,
+                "kvm: -device vfio-pci,host=0000:00:1f.2: vfio 0000:00:1f.2: Failed to set iommu for container: Operation not permitted",
+            );
+        }),
+        error("no-interrupt-remapping", |book| {
+            log(book, LogTopic::NoInterruptRemapping, REFUSAL);
+        }),
+        warning("unsafe-interrupts", |book| {
+            log(book, LogTopic::NoInterruptRemapping, REFUSAL);
+            let parameters = &mut book.facts.modules.as_mut().unwrap().parameters;
+            parameters.insert(
+                "vfio_iommu_type1.allow_unsafe_interrupts".to_owned(),
+                "Y".to_owned(),
+            );
+        }),
+        warning("acs-override", |book| {
+            let added = "quiet intel_iommu=on iommu=pt pcie_acs_override=downstream,multifunction";
+            words(book, added);
+            grub(book, added);
+            entry(book, added);
+        }),
+        note("dma-fault", |book| {
+            log(
+                book,
+                LogTopic::DmaFault,
+                "DMAR: [DMA Read NO_PASID] Request device [00:1f.2] fault addr 0xff7d0000",
+            );
+        }),
+        error("grub-syntax-error", |book| {
+            config(book).grub_syntax_errors.push(SyntaxError {
+                file: "/etc/default/grub".to_owned(),
+                message: "/etc/default/grub: 12: Syntax error: Unterminated quoted string"
+                    .to_owned(),
+            });
+        }),
+        error("grub-not-updated", |book| {
+            words(book, "quiet");
+            entry(book, "console=ttyS0 quiet");
+        }),
+        error("grub-not-updated", |book| grub(book, "quiet")),
+        error("wrong-bootloader-file", |book| {
+            kernel_cmdline(book, "root=UUID=1 quiet intel_iommu=on");
+            words(book, "quiet");
+            grub(book, "quiet");
+            entry(book, "console=ttyS0 quiet");
+        }),
+        error("wrong-bootloader-file", |book| {
+            systemd_boot(book);
+            words(book, "initrd=\\EFI\\proxmox\\x root=ZFS=rpool/ROOT/pve-1");
+            kernel_cmdline(book, "root=ZFS=rpool/ROOT/pve-1");
+        }),
+        warning("boot-entry-not-refreshed", |book| {
+            systemd_boot(book);
+            words(book, "initrd=\\EFI\\proxmox\\x root=ZFS=rpool/ROOT/pve-1");
+        }),
+        warning("boot-entry-not-refreshed", |book| {
+            config(book).boot_tool_partitions = 2;
+            words(book, "quiet");
+        }),
+        warning("reboot-pending", |book| words(book, "quiet")),
+        warning("reboot-pending", |book| {
+            // The initramfs has the blacklist, and was built after this boot.
+            rule_on_disk(book, "blacklist ahci", true);
+            let image = "/boot/initrd.img-6.12.117+deb13-amd64".to_owned();
+            config(book).written.insert(image, 1_753_000_500);
+        }),
+        error("initramfs-stale", |book| {
+            rule_on_disk(book, "blacklist ahci", false);
+            bind(book, "00:1f.2", "ahci");
+        }),
+        error("initramfs-stale", |book| {
+            // Taken away on the disk only.
+            let rules = &mut book.facts.initramfs.as_mut().unwrap().rules;
+            rules.push(modprobe("etc/modprobe.d/blacklist.conf", "blacklist ahci"));
+        }),
+        warning("initramfs-update-interrupted", |book| {
+            let file = "/boot/initrd.img-6.12.117+deb13-amd64.new".to_owned();
+            config(book).written.insert(file, 1_752_500_000);
+        }),
+        error("root-not-found", |book| {
+            run(book)
+                .console
+                .push("Gave up waiting for root file system device.  Common problems:".to_owned());
+        }),
+        warning("blacklist-bypassed", |book| {
+            rule_on_disk(book, "blacklist ahci", true);
+        }),
+        error("blacklist-bypassed", |book| {
+            rule_on_disk(book, "blacklist ahci", true);
+            bind(book, "00:1f.2", "ahci");
+        }),
+        note("blacklist-covers-other-controllers", |book| {
+            blacklist(book);
+            add_twin(book, "02:00.0", "none");
+        }),
+        warning("ids-match-two-controllers", |book| {
+            rule_on_disk(book, "options vfio_pci ids=8086:2922", true);
+            add_twin(book, "02:00.0", "vfio-pci");
+        }),
+        error("ids-match-two-controllers", |book| {
+            words(
+                book,
+                "quiet intel_iommu=on iommu=pt vfio-pci.ids=10de:1b80,8086:2922",
+            );
+            grub(
+                book,
+                "intel_iommu=on iommu=pt vfio-pci.ids=10de:1b80,8086:2922",
+            );
+            entry(
+                book,
+                "intel_iommu=on iommu=pt vfio-pci.ids=10de:1b80,8086:2922",
+            );
+            add_twin(book, "02:00.0", "ahci");
+            let disks = &mut book.facts.host_storage.as_mut().unwrap().disks;
+            let mut disk = disks[0].clone();
+            disk.controller = Some(address("02:00.0"));
+            disk.uses.clear();
+            disks.push(disk);
+        }),
+        note("vfio-virqfd-gone", |_| {}),
+        error("watchdog-armed", |book| watchdog(book, "active")),
+        error("watchdog-armed", |book| {
+            run(book).incidents.push(Incident::Watchdog {
+                action: "reset".to_owned(),
+            });
+        }),
+    ]
+}
+
+#[test]
+fn an_iommu_that_is_off_has_one_name() {
+    silent("iommu-off-on-cmdline", |book| {
+        words(book, "intel_iommu=off")
+    });
+    silent("iommu-off-on-cmdline", no_iommu);
+    // A host without any access to its tables' folder shows none of them.
+    silent("vt-d-off", |book| {
+        no_iommu(book);
+        platform(book).acpi_tables.clear();
+    });
+    silent("vt-d-off", no_iommu);
+    silent("vt-d-off", no_tables);
+    silent("iommu-not-enabled", no_iommu);
+    silent("iommu-not-enabled", |book| words(book, "quiet"));
+    silent("iommu-absent", |_| {});
+    silent("iommu-absent", |book| {
+        no_iommu(book);
+        no_tables(book);
+    });
+    // Nobody wants passthrough here.
+    let plain = changed(|book| {
+        no_iommu(book);
+        no_tables(book);
+        vm(book, "memory: 512");
+        for place in [words, grub, entry] {
+            place(book, "quiet");
+        }
+    });
+    let off = derive(&plain)
+        .into_iter()
+        .find(|one| one.id == "vt-d-off")
+        .unwrap();
+    assert_eq!(off.severity, Severity::Note);
+}
+
+#[test]
+fn interrupts() {
+    silent("no-interrupt-remapping", |book| {
+        log(
+            book,
+            LogTopic::InterruptRemapping,
+            "DMAR-IR: Enabled IRQ remapping in x2apic mode",
+        );
+    });
+    silent("no-interrupt-remapping", |book| {
+        // Other reasons have these words too.
+        start_said(book, "Operation not permitted");
+    });
+    silent("unsafe-interrupts", |book| {
+        log(book, LogTopic::NoInterruptRemapping, REFUSAL)
+    });
+    silent("acs-override", |book| {
+        words(book, "acs=pcie_acs_override=x")
+    });
+    silent("dma-fault", |book| {
+        log(
+            book,
+            LogTopic::Iommu,
+            "DMAR: DRHD: handling fault status reg 2",
+        )
+    });
+}
+
+#[test]
+fn files_of_boot_loaders() {
+    silent("grub-not-updated", |book| {
+        grub(book, "intel_iommu=on iommu=pt splash")
+    });
+    silent("grub-not-updated", |book| {
+        systemd_boot(book);
+        entry(book, "quiet");
+    });
+    // A broken file is the cause, not the forgotten command.
+    silent("grub-not-updated", |book| {
+        entry(book, "quiet");
+        config(book).grub_syntax_errors.push(SyntaxError {
+            file: "/etc/default/grub".to_owned(),
+            message: "Syntax error".to_owned(),
+        });
+    });
+    silent("wrong-bootloader-file", |book| {
+        kernel_cmdline(book, "intel_iommu=on")
+    });
+    silent("wrong-bootloader-file", |book| {
+        kernel_cmdline(book, "root=UUID=1 quiet splash")
+    });
+    silent("wrong-bootloader-file", systemd_boot);
+    silent("boot-entry-not-refreshed", systemd_boot);
+    silent("boot-entry-not-refreshed", |book| words(book, "quiet"));
+    silent("reboot-pending", |book| {
+        words(book, "quiet splash intel_iommu=on iommu=pt")
+    });
+    silent("reboot-pending", |book| {
+        rule_on_disk(book, "blacklist ahci", true)
+    });
+    let unused = changed(|book| {
+        systemd_boot(book);
+        config(book).grub_syntax_errors.push(SyntaxError {
+            file: "/etc/default/grub".to_owned(),
+            message: "Syntax error".to_owned(),
+        });
+    });
+    assert_eq!(bad(&unused), BTreeSet::new());
+}
+
+#[test]
+fn initramfs_and_root() {
+    silent("initramfs-stale", blacklist);
+    // A driver that is not in the image is loaded from the disk, by the rules there.
+    silent("initramfs-stale", |book| {
+        rule_on_disk(book, "blacklist nouveau", false)
+    });
+    silent("initramfs-stale", |book| {
+        let rule = modprobe("/usr/lib/modprobe.d/pve-blacklist.conf", "blacklist ahci");
+        config(book).rules.push(rule);
+    });
+    silent("initramfs-update-interrupted", |book| {
+        config(book)
+            .written
+            .insert("/boot/initrd.img-6.1.dpkg-bak".to_owned(), 1);
+    });
+    silent("root-not-found", |book| {
+        run(book)
+            .console
+            .push("Begin: Mounting root file system".to_owned())
+    });
+}
+
+#[test]
+fn drivers() {
+    silent("blacklist-bypassed", blacklist);
+    silent("blacklist-bypassed", |book| {
+        rule_on_disk(book, "blacklist ahci", false)
+    });
+    silent("blacklist-bypassed", |book| {
+        rule_on_disk(book, "blacklist ahci", true);
+        config(book).written.clear();
+    });
+    silent("blacklist-covers-other-controllers", blacklist);
+    silent("blacklist-covers-other-controllers", |book| {
+        add_twin(book, "02:00.0", "none")
+    });
+    silent("ids-match-two-controllers", |book| {
+        rule_on_disk(book, "options vfio_pci ids=8086:2922", true);
+    });
+    silent("ids-match-two-controllers", |book| {
+        rule_on_disk(book, "options vfio_pci ids=8086:2922:1af4:1100", true);
+        add_twin(book, "02:00.0", "ahci");
+        device(book, "02:00.0").subsystem_device = "0815".to_owned();
+    });
+    silent("ids-match-two-controllers", |book| {
+        rule_on_disk(book, "options vfio_pci ids=8086:2922", true);
+        add_twin(book, "02:00.0", "vfio-pci");
+        vm(
+            book,
+            "machine: q35\nhostpci0: 00:1f.2,pcie=1\nhostpci1: 02:00,pcie=1",
+        );
+    });
+    silent("vfio-virqfd-gone", |book| {
+        book.facts.modules.as_mut().unwrap().failed.clear()
+    });
+    silent("watchdog-armed", |book| watchdog(book, "inactive"));
+    silent("watchdog-armed", |book| {
+        watchdog(book, "active");
+        vm(book, "hostpci0: 00:01.0");
+    });
+    silent("watchdog-armed", |book| {
+        run(book).incidents.push(Incident::Reset {
+            reason: "guest-reset".to_owned(),
+        });
+    });
+}

@@ -1,0 +1,254 @@
+//! What several rules ask of a fact book: who claims which device, which boot loader is in use, what is
+//! in a group.
+
+use super::book::{FactBook, FactSet, RunContext};
+use crate::lab::PciAddress;
+use crate::probe::iommu::IommuGroup;
+use crate::probe::pci::PciDevice;
+use crate::probe::vm_configs::{self, VmConfigFile};
+use crate::scenario::{DriverState, Vmid};
+
+/// A fact book with what follows from it directly.
+pub(super) struct View<'a> {
+    book: &'a FactBook,
+    claims: Vec<Claim<'a>>,
+}
+
+/// A `hostpci` line that counts at the next start of its VM.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    pub(super) vmid: Vmid,
+    pub(super) vm: &'a VmConfigFile,
+    /// Such as `hostpci0`.
+    pub(super) key: &'a str,
+    pub(super) value: &'a str,
+    /// Behind a root port.
+    pub(super) pcie: bool,
+    /// `driver=keep`.
+    pub(super) keeps_driver: bool,
+    /// The name of a mapping.
+    pub(super) mapping: Option<String>,
+    /// Addresses, or the beginnings of addresses.
+    pub(super) paths: Vec<String>,
+    /// The devices that the host has there.
+    pub(super) devices: Vec<PciAddress>,
+}
+
+impl Claim<'_> {
+    /// The line with the file that it stands in.
+    pub(super) fn quote(&self) -> String {
+        format!("{}.conf: {}: {}", self.vmid, self.key, self.value)
+    }
+}
+
+/// A boot loader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loader {
+    Grub,
+    SystemdBoot,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(book: &'a FactBook) -> Self {
+        View {
+            book,
+            claims: claims(&book.facts),
+        }
+    }
+
+    pub(super) fn facts(&self) -> &'a FactSet {
+        &self.book.facts
+    }
+
+    pub(super) fn run(&self) -> Option<&'a RunContext> {
+        self.book.run.as_ref()
+    }
+
+    /// Whether `qm start`, or the failure of the run, has these words.
+    pub(super) fn said(&self, words: &str) -> Option<String> {
+        let run = self.run()?;
+        let said = run.start_words.iter().chain(&run.message);
+        said.flat_map(|text| text.lines())
+            .find(|line| line.contains(words))
+            .map(|line| line.trim().to_owned())
+    }
+
+    /// A line of the host's console that has these words.
+    pub(super) fn console(&self, words: &str) -> Option<&'a String> {
+        self.run()?.console.iter().find(|line| line.contains(words))
+    }
+
+    pub(super) fn claims(&self) -> &[Claim<'a>] {
+        &self.claims
+    }
+
+    /// The claim on a device.
+    pub(super) fn claim_on(&self, device: PciAddress) -> Option<&Claim<'a>> {
+        self.claims.iter().find(|one| one.devices.contains(&device))
+    }
+
+    /// The devices that VMs claim, each once.
+    pub(super) fn claimed(&self) -> Vec<&'a PciDevice> {
+        let Some(pci) = &self.facts().pci else {
+            return Vec::new();
+        };
+        let claimed = |one: &&PciDevice| self.claim_on(one.address).is_some();
+        pci.devices.iter().filter(claimed).collect()
+    }
+
+    pub(super) fn device(&self, address: PciAddress) -> Option<&'a PciDevice> {
+        self.facts().pci.as_ref()?.device(address)
+    }
+
+    pub(super) fn group_of(&self, device: PciAddress) -> Option<&'a IommuGroup> {
+        self.facts().iommu.as_ref()?.group_of(device)
+    }
+
+    /// What a start of the VM takes from the host beside what it claims: the other members of the groups,
+    /// bridges aside, with the claimed device that each comes with.
+    pub(super) fn taken_along(&self) -> Vec<(&'a PciDevice, PciAddress)> {
+        let mut taken: Vec<(&PciDevice, PciAddress)> = Vec::new();
+        for device in self.claimed() {
+            let members = self.group_of(device.address).map(|group| &group.members);
+            for member in members.into_iter().flatten() {
+                let Some(found) = self.device(*member) else {
+                    continue;
+                };
+                let known = taken.iter().any(|(one, _)| one.address == *member);
+                if !known && !is_bridge(found) && self.claim_on(*member).is_none() {
+                    taken.push((found, device.address));
+                }
+            }
+        }
+        taken
+    }
+
+    /// The boot loader that started this kernel, and what proves it.
+    pub(super) fn loader(&self) -> Option<(Loader, &'static str, String)> {
+        let facts = self.facts();
+        if let Some(cmdline) = &facts.cmdline {
+            let initrd = cmdline
+                .words
+                .iter()
+                .find(|word| word.starts_with("initrd=\\EFI\\"));
+            if let Some(word) = initrd {
+                return Some((Loader::SystemdBoot, "cmdline", word.clone()));
+            }
+            if let Some(image) = &cmdline.boot_image {
+                return Some((Loader::Grub, "cmdline", format!("BOOT_IMAGE={image}")));
+            }
+        }
+        let platform = facts.platform.as_ref()?;
+        match &platform.loader {
+            Some(name) if name.contains("systemd-boot") => Some((
+                Loader::SystemdBoot,
+                "platform",
+                format!("LoaderInfo: {name}"),
+            )),
+            Some(name) if name.contains("GRUB") => {
+                Some((Loader::Grub, "platform", format!("LoaderInfo: {name}")))
+            }
+            _ if platform.firmware == crate::probe::platform::Firmware::Bios => {
+                Some((Loader::Grub, "platform", "firmware: bios".to_owned()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether a device is a PCI bridge: those stay with their drivers when their group is given away.
+pub(super) fn is_bridge(device: &PciDevice) -> bool {
+    device.class.starts_with("0604")
+}
+
+/// Whether a device is held by VFIO.
+pub(super) fn is_on_vfio(device: &PciDevice) -> bool {
+    matches!(&device.driver, DriverState::Bound(driver) if driver == "vfio-pci")
+}
+
+/// A device as proof: where, what, and who holds it.
+pub(super) fn describe(device: &PciDevice) -> String {
+    format!(
+        "{} [{}:{}] class {} driver {}",
+        device.address,
+        device.vendor,
+        device.device,
+        device.class,
+        String::from(device.driver.clone())
+    )
+}
+
+/// Whether a word of a kernel's command line is about passthrough.
+pub(super) fn is_passthrough_word(word: &str) -> bool {
+    const NAMES: [&str; 11] = [
+        "intel_iommu",
+        "amd_iommu",
+        "iommu",
+        "iommu.passthrough",
+        "intremap",
+        "vfio-pci.ids",
+        "vfio_pci.ids",
+        "vfio_iommu_type1.allow_unsafe_interrupts",
+        "pcie_acs_override",
+        "module_blacklist",
+        "modprobe.blacklist",
+    ];
+    let name = word.split('=').next().unwrap_or(word);
+    NAMES.contains(&name)
+}
+
+fn claims(facts: &FactSet) -> Vec<Claim<'_>> {
+    let Some(configs) = &facts.vm_configs else {
+        return Vec::new();
+    };
+    let host = facts
+        .platform
+        .as_ref()
+        .map(|platform| platform.host_name.as_str());
+    let mut claims = Vec::new();
+    for vm in &configs.vms {
+        let Some(main) = vm.main() else { continue };
+        for line in main.numbered("hostpci") {
+            let Ok(mut properties) =
+                qm::config::parse_properties(&qm::config::HOSTPCI, &line.value)
+            else {
+                continue;
+            };
+            let mapping = properties.remove("mapping");
+            let mut paths: Vec<String> = properties
+                .remove("host")
+                .iter()
+                .flat_map(|host| host.split(';').map(str::to_owned))
+                .collect();
+            let mapped = configs
+                .mappings
+                .iter()
+                .find(|one| Some(&one.name) == mapping.as_ref());
+            for device in mapped.iter().flat_map(|one| &one.devices) {
+                // A device of another node is of no interest here, and without the host's name each is.
+                if device.node.as_deref().is_none_or(|node| host == Some(node)) {
+                    paths.extend(device.path.split(';').map(str::to_owned));
+                }
+            }
+            let devices = facts.pci.iter().flat_map(|pci| &pci.devices);
+            let devices = devices
+                .map(|device| device.address)
+                .filter(|address| paths.iter().any(|path| vm_configs::names(path, *address)))
+                .collect();
+            claims.push(Claim {
+                vmid: vm.vmid,
+                vm,
+                key: &line.key,
+                value: &line.value,
+                pcie: properties.get("pcie").is_some_and(|value| value == "1"),
+                keeps_driver: properties
+                    .get("driver")
+                    .is_some_and(|value| value == "keep"),
+                mapping,
+                paths,
+                devices,
+            });
+        }
+    }
+    claims
+}
