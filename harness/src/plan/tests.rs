@@ -24,8 +24,6 @@ fn lab(iommu: Iommu) -> Lab {
         cards: Vec::new(),
         cpus: 2,
         memory_mib: 3072,
-        host: HostSystem::default(),
-        cards: Vec::new(),
         controllers: vec![Controller {
             model: ControllerModel::Ich9Ahci,
             slot: Slot::RootPort,
