@@ -72,9 +72,16 @@ pub fn processor() -> String {
     let first = text.split("\n\n").next().unwrap_or_default();
     // Clock and power change from one look to the next.
     let told = |line: &&str| {
-        ["vendor_id", "cpu family", "model", "stepping", "microcode", "flags"]
-            .iter()
-            .any(|name| line.starts_with(name))
+        [
+            "vendor_id",
+            "cpu family",
+            "model",
+            "stepping",
+            "microcode",
+            "flags",
+        ]
+        .iter()
+        .any(|name| line.starts_with(name))
     };
     first.lines().filter(told).collect::<Vec<_>>().join("\n")
 }

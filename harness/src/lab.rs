@@ -1,11 +1,17 @@
 //! What a lab machine *is*: its virtual IOMMU, its storage controllers and where they sit on PCI,
 //! its disks and their identities. Where and how it runs is [`crate::machine`]'s business.
 
-use std::fmt;
-use std::str::FromStr;
+mod address;
+mod drive;
+mod wwn;
 
+use images::HostImage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use address::PciAddress;
+pub use drive::{Drive, DriveData, Interface};
+pub use wwn::Wwn;
 
 /// A machine description, one TOML file under `scenarios/labs/`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -15,9 +21,13 @@ pub struct Lab {
     pub summary: String,
     /// The IOMMU that the host's firmware shows.
     pub iommu: Iommu,
-    /// Whether the IOMMU remaps interrupts; VFIO refuses a guest's interrupts without it.
+    /// Whether the IOMMU remaps interrupts; VFIO refuses a guest's interrupts without it. Only
+    /// Intel's and AMD's can.
     #[serde(default = "yes")]
     pub interrupt_remapping: bool,
+    /// The system that the host runs.
+    #[serde(default)]
+    pub host: HostSystem,
     /// Virtual CPUs of the host.
     #[serde(default = "two")]
     #[schemars(range(min = 1))]
@@ -26,7 +36,12 @@ pub struct Lab {
     #[serde(default = "l1_memory")]
     #[schemars(range(min = 512))]
     pub memory_mib: u32,
-    /// The storage controllers beside the virtio disk that the host boots from.
+    /// Other cards, each alone behind a root port. Their ports come before those of the
+    /// controllers, so that each card moves the bus number of every controller behind a root port.
+    #[serde(default)]
+    pub cards: Vec<Card>,
+    /// The storage controllers beside the virtio disk that the host boots from. Root ports are
+    /// numbered in the order of the file: after the cards', the first one is bus 01, the next 02.
     #[serde(default, rename = "controller")]
     pub controllers: Vec<Controller>,
 }
@@ -60,6 +75,54 @@ pub enum Iommu {
     None,
 }
 
+/// The system that a lab's host runs.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    strum::Display,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostSystem {
+    /// Debian 13 with kernel 6.12, which Proxmox VE 9 is made from.
+    #[default]
+    #[serde(rename = "debian-13")]
+    #[strum(serialize = "debian-13")]
+    Debian13,
+    /// Debian 12 with kernel 6.1, which Proxmox VE 8 is made from.
+    #[serde(rename = "debian-12")]
+    #[strum(serialize = "debian-12")]
+    Debian12,
+}
+
+impl HostSystem {
+    /// The image that has it.
+    pub fn image(self) -> HostImage {
+        match self {
+            HostSystem::Debian13 => HostImage::ProxmoxLike,
+            HostSystem::Debian12 => HostImage::Proxmox8Like,
+        }
+    }
+}
+
+/// A card that is no storage controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Card {
+    /// Intel 82574L network card, PCI ids 8086:10d3. It sees a network of its own on which
+    /// 10.0.2.2 answers, and nothing beyond.
+    E1000e,
+}
+
 /// A storage controller of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -68,6 +131,14 @@ pub struct Controller {
     pub model: ControllerModel,
     /// Where it sits on PCI.
     pub slot: Slot,
+    /// A card that is the second function of the controller's slot, and so in its IOMMU group. Only
+    /// behind a root port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_function: Option<Card>,
+    /// Whether the host boots from a SATA disk at this controller's last port in place of its virtio
+    /// disk. The disk's serial number is `S3YJNX0K500001`.
+    #[serde(default)]
+    pub boots_host: bool,
     /// The disks at its ports, in the order of the ports.
     #[serde(default, rename = "disk")]
     pub disks: Vec<Disk>,
@@ -79,6 +150,32 @@ pub struct Controller {
 pub enum ControllerModel {
     /// Intel ICH9 AHCI, six SATA ports, PCI ids 8086:2922.
     Ich9Ahci,
+    /// LSI SAS1068, a plain SAS controller with eight ports, PCI ids 1000:0054, driver mptsas.
+    Mptsas1068,
+    /// LSI MegaRAID SAS 2108 with eight ports, PCI ids 1000:0079, driver megaraid_sas.
+    MegasasGen2,
+    /// An NVMe drive, which is its own controller and has one disk.
+    Nvme,
+}
+
+impl ControllerModel {
+    /// What its disks are attached by.
+    pub const fn interface(self) -> Interface {
+        match self {
+            ControllerModel::Ich9Ahci => Interface::Sata,
+            ControllerModel::Mptsas1068 | ControllerModel::MegasasGen2 => Interface::Sas,
+            ControllerModel::Nvme => Interface::Nvme,
+        }
+    }
+
+    /// How many disks it can have.
+    pub const fn ports(self) -> usize {
+        match self {
+            ControllerModel::Ich9Ahci => 6,
+            ControllerModel::Mptsas1068 | ControllerModel::MegasasGen2 => 8,
+            ControllerModel::Nvme => 1,
+        }
+    }
 }
 
 /// Where a controller sits.
@@ -87,7 +184,7 @@ pub enum ControllerModel {
 pub enum Slot {
     /// The chipset's own function at 0000:00:1f.2, in one IOMMU group with LPC bridge and SMBus.
     ChipsetSata,
-    /// Alone behind a PCI Express root port of its own.
+    /// Behind a PCI Express root port of its own.
     RootPort,
 }
 
@@ -97,103 +194,13 @@ pub enum Slot {
 pub struct Disk {
     /// The drive type, which settles model, firmware, size and rotation rate.
     pub drive: Drive,
-    /// Serial number: letters, digits and hyphens, at most 20 of them, the length of the ATA field.
+    /// Serial number: letters, digits and hyphens, at most 20 of them, the length of the field in
+    /// ATA and NVMe.
     #[schemars(length(min = 1, max = 20))]
     pub serial: String,
-    /// World Wide Name: `0x5`, then fifteen hexadecimal digits; Seagate's begin with `0x5000c500`.
+    /// World Wide Name: `0x5`, then fifteen hexadecimal digits; Seagate's begin with `0x5000c500`. Of
+    /// an NVMe drive its EUI-64, `0x` and sixteen digits; Samsung's begin with `0x002538`.
     pub wwn: Wwn,
-}
-
-/// A drive type that `smartmontools` knows by its model string.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Drive {
-    /// Seagate Exos X14, 12 TB.
-    ExosX14,
-}
-
-/// What a drive type says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DriveData {
-    /// ATA model number; at most 40 characters.
-    pub model: &'static str,
-    /// ATA firmware revision; at most 8 characters.
-    pub firmware: &'static str,
-    /// The family's name in the drive database of smartmontools.
-    pub family: &'static str,
-    /// Capacity in bytes.
-    pub bytes: u64,
-    /// Rotation rate in revolutions per minute.
-    pub rotation_rpm: u16,
-    /// Physical sector size in bytes; the logical one is 512.
-    pub physical_sector: u16,
-}
-
-impl Drive {
-    /// The type's data sheet.
-    pub const fn data(self) -> DriveData {
-        match self {
-            Drive::ExosX14 => DriveData {
-                model: "ST12000NM0008-2H3101",
-                firmware: "SN02",
-                family: "Seagate Exos X14",
-                bytes: 12_000_138_625_024,
-                rotation_rpm: 7200,
-                physical_sector: 4096,
-            },
-        }
-    }
-}
-
-/// A World Wide Name, written `0x` and sixteen hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Wwn(pub u64);
-
-impl fmt::Display for Wwn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#018x}", self.0)
-    }
-}
-
-impl FromStr for Wwn {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.strip_prefix("0x")
-            .and_then(|digits| hexadecimal(digits, 16))
-            .map(Wwn)
-            .ok_or_else(|| {
-                format!("`{text}` is not a WWN: write 0x and sixteen hexadecimal digits")
-            })
-    }
-}
-
-impl Serialize for Wwn {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Wwn {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
-
-impl JsonSchema for Wwn {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Wwn".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "type": "string",
-            "format": "wwn",
-            "pattern": "^0x[0-9a-fA-F]{16}$"
-        })
-    }
 }
 
 /// A number of exactly so many hexadecimal digits; no sign, unlike in `from_str_radix`.
@@ -204,82 +211,23 @@ fn hexadecimal(text: &str, digits: usize) -> Option<u64> {
         .flatten()
 }
 
-/// A PCI address, `domain:bus:device.function` in hexadecimal; the domain may be left out when read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PciAddress {
-    /// PCI domain (segment).
-    pub domain: u16,
-    /// Bus number.
-    pub bus: u8,
-    /// Device number, 0 to 31.
-    pub device: u8,
-    /// Function number, 0 to 7.
-    pub function: u8,
-}
+/// The disk that the host boots from where its root is at a storage controller. It is none of the
+/// lab's disks, and like the virtio disk it has no World Wide Name.
+pub const HOST_DISK: HostDisk = HostDisk {
+    serial: "S3YJNX0K500001",
+    model: "Samsung SSD 860 EVO 250GB",
+    firmware: "RVT01B6Q",
+};
 
-impl fmt::Display for PciAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:04x}:{:02x}:{:02x}.{:x}",
-            self.domain, self.bus, self.device, self.function
-        )
-    }
-}
-
-impl FromStr for PciAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parse = || {
-            let (rest, function) = text.rsplit_once('.')?;
-            let mut parts = rest.rsplit(':');
-            let device = hexadecimal(parts.next()?, 2).filter(|device| *device < 32)?;
-            let bus = hexadecimal(parts.next()?, 2)?;
-            let domain = match parts.next() {
-                Some(digits) => hexadecimal(digits, 4)?,
-                None => 0,
-            };
-            let function = hexadecimal(function, 1).filter(|function| *function < 8)?;
-            parts.next().is_none().then_some(PciAddress {
-                domain: u16::try_from(domain).ok()?,
-                bus: u8::try_from(bus).ok()?,
-                device: u8::try_from(device).ok()?,
-                function: u8::try_from(function).ok()?,
-            })
-        };
-        parse().ok_or_else(|| {
-            format!("`{text}` is not a PCI address: write domain:bus:device.function, such as 0000:00:1f.2")
-        })
-    }
-}
-
-impl Serialize for PciAddress {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PciAddress {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
-
-impl JsonSchema for PciAddress {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "PciAddress".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "type": "string",
-            "format": "pci-address",
-            "pattern": "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F]\\.[0-7]$"
-        })
-    }
+/// What is printed on the label of the host's own disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostDisk {
+    /// Serial number.
+    pub serial: &'static str,
+    /// Model.
+    pub model: &'static str,
+    /// Firmware revision.
+    pub firmware: &'static str,
 }
 
 impl Lab {
@@ -303,40 +251,5 @@ impl Lab {
                 disk.serial.clone_from(&pair[1 - at]);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pci_addresses_round_trip_and_default_the_domain() {
-        let full: PciAddress = "0000:00:1f.2".parse().unwrap();
-        assert_eq!("00:1f.2".parse::<PciAddress>().unwrap(), full);
-        assert_eq!(full.to_string(), "0000:00:1f.2");
-        for wrong in [
-            "",
-            "00:1f",
-            "00:20.0",
-            "00:1f.8",
-            "0000:0000:00:00.0",
-            "zz:00.0",
-            "0:1f.2",
-            "+0:1f.2",
-            "000:00:1f.2",
-            "00:1f.02",
-        ] {
-            assert!(wrong.parse::<PciAddress>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_wwn_has_sixteen_digits() {
-        let wwn: Wwn = "0x5000c500a1b2c3d4".parse().unwrap();
-        assert_eq!(wwn.to_string(), "0x5000c500a1b2c3d4");
-        assert!("0x5000".parse::<Wwn>().is_err());
-        assert!("5000c500a1b2c3d4".parse::<Wwn>().is_err());
-        assert!("0x+000c500a1b2c3d".parse::<Wwn>().is_err());
     }
 }

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::disk::{self, DISK, DiskSources};
 use crate::error::{Error, Result};
-use crate::event::{Artifact, BuildEvent, ImageName, Observer};
+use crate::event::{Artifact, BuildEvent, HostImage, ImageName, Observer};
 use crate::guest_programs;
 use crate::manifest::{Facts, MANIFEST, Manifest};
 use crate::merge;
@@ -48,11 +48,13 @@ pub struct Images {
     pub toolbox: Toolbox,
     /// L1's disk, if it was asked for.
     pub proxmox: Option<DiskImage>,
+    /// The older L1's disk, if it was asked for.
+    pub proxmox8: Option<DiskImage>,
     /// L2's disk, if it was asked for.
     pub truenas: Option<DiskImage>,
 }
 
-/// All three images.
+/// The images that every lab needs, and a way to those that some need.
 #[derive(Debug, Clone)]
 pub struct ImageSet {
     /// QEMU and the image makers.
@@ -61,19 +63,46 @@ pub struct ImageSet {
     pub proxmox: DiskImage,
     /// L2's disk.
     pub truenas: DiskImage,
+    cache: Cache,
+    proxmox8: Arc<OnceLock<DiskImage>>,
 }
 
-/// Makes sure that all three images are there and whole.
+impl ImageSet {
+    /// The disk of a host; the one that few labs need is made when it is first asked for, which takes minutes.
+    pub fn host(
+        &self,
+        host: HostImage,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<DiskImage> {
+        let slot = match host {
+            HostImage::ProxmoxLike => return Ok(self.proxmox.clone()),
+            HostImage::Proxmox8Like => &self.proxmox8,
+        };
+        if let Some(image) = slot.get() {
+            return Ok(image.clone());
+        }
+        let built = ensure(&self.cache, &[ImageName::Proxmox8Like], observer, cancel)?;
+        let image = built.proxmox8.ok_or(Error::Cancelled)?;
+        Ok(slot.get_or_init(|| image).clone())
+    }
+}
+
+/// Makes sure that the images which every lab needs are there and whole.
 pub fn ensure_all(cache: &Cache, observer: &dyn Observer, cancel: &Cancel) -> Result<ImageSet> {
-    match ensure(cache, &ImageName::ALL, observer, cancel)? {
+    let which = [ImageName::ProxmoxLike, ImageName::TruenasLike];
+    match ensure(cache, &which, observer, cancel)? {
         Images {
             toolbox,
             proxmox: Some(proxmox),
             truenas: Some(truenas),
+            ..
         } => Ok(ImageSet {
             toolbox,
             proxmox,
             truenas,
+            cache: cache.clone(),
+            proxmox8: Arc::default(),
         }),
         _ => Err(Error::Cancelled),
     }
@@ -108,19 +137,23 @@ pub fn ensure(
             .then(|| build.start(scope, Artifact::TruenasLike, |build| build.truenas()));
         let proxmox = wanted(ImageName::ProxmoxLike)
             .then(|| build.start(scope, Artifact::ProxmoxLike, |build| build.proxmox()));
+        let proxmox8 = wanted(ImageName::Proxmox8Like)
+            .then(|| build.start(scope, Artifact::Proxmox8Like, |build| build.proxmox8()));
         let results = (
             join(toolbox),
             proxmox.map(join).transpose(),
+            proxmox8.map(join).transpose(),
             truenas.map(join).transpose(),
         );
         match results {
-            (Ok(toolbox), Ok(proxmox), Ok(truenas)) => Ok(Images {
+            (Ok(toolbox), Ok(proxmox), Ok(proxmox8), Ok(truenas)) => Ok(Images {
                 toolbox,
                 proxmox,
+                proxmox8,
                 truenas,
             }),
-            (toolbox, proxmox, truenas) => {
-                let errors = [toolbox.err(), proxmox.err(), truenas.err()]
+            (toolbox, proxmox, proxmox8, truenas) => {
+                let errors = [toolbox.err(), proxmox.err(), proxmox8.err(), truenas.err()]
                     .into_iter()
                     .flatten();
                 Err(errors
@@ -158,6 +191,8 @@ struct Build<'a> {
     host: Slot<Host>,
     toolbox: Slot<Toolbox>,
     programs: Slot<Programs>,
+    /// Held while ZFS is made or looked up.
+    zfs: Mutex<()>,
 }
 
 impl<'a> Build<'a> {
@@ -171,6 +206,7 @@ impl<'a> Build<'a> {
             host: Slot::new(),
             toolbox: Slot::new(),
             programs: Slot::new(),
+            zfs: Mutex::default(),
         }
     }
 
@@ -250,46 +286,60 @@ impl<'a> Build<'a> {
 
     fn proxmox(&self) -> Result<DiskImage> {
         self.disk(Artifact::ProxmoxLike, |recipe| {
-            Ok((self.tree(Artifact::ProxmoxTree, recipe, TREE)?, None))
+            self.tree_with_zfs(Artifact::ProxmoxTree, recipe)
+        })
+    }
+
+    fn proxmox8(&self) -> Result<DiskImage> {
+        self.disk(Artifact::Proxmox8Like, |recipe| {
+            Ok((self.tree(Artifact::Proxmox8Tree, recipe, TREE)?, None))
         })
     }
 
     fn truenas(&self) -> Result<DiskImage> {
         self.disk(Artifact::TruenasLike, |recipe| {
-            let zfs = recipe_of(Artifact::ZfsModule)?;
-            // When the archive got a new kernel between the two, the older one is built again; once is enough, as the
-            // archive does not move that fast.
-            for _ in 0..2 {
-                let (tree, modules) = std::thread::scope(|scope| {
-                    let tree = scope.spawn(|| self.tree(Artifact::TruenasTree, recipe, TREE));
-                    let modules = self.tree(Artifact::ZfsModule, &zfs, MODULES);
-                    (join(tree), modules)
-                });
-                let (tree, modules) = (tree?, modules?);
-                if tree.manifest.kernel == modules.manifest.kernel {
-                    return Ok((tree, Some(modules)));
-                }
-                let older = if tree.manifest.built_at < modules.manifest.built_at {
-                    &tree
-                } else {
-                    &modules
-                };
-                let manifest = older.dir.join(MANIFEST);
-                fs::remove_file(&manifest).map_err(Error::io("remove", manifest))?;
-                self.workshop.observer.event(BuildEvent::Note(format!(
-                    "the archive has a newer kernel than {}, which is built again",
-                    older.manifest.name
-                )));
+            self.tree_with_zfs(Artifact::TruenasTree, recipe)
+        })
+    }
+
+    /// A tree, and ZFS for its kernel.
+    fn tree_with_zfs(&self, artifact: Artifact, recipe: &Recipe) -> Result<(Built, Option<Built>)> {
+        let zfs = recipe_of(Artifact::ZfsModule)?;
+        // When the archive got a new kernel between the two, the older one is built again; once is enough, as the
+        // archive does not move that fast.
+        for _ in 0..2 {
+            let (tree, modules) = std::thread::scope(|scope| {
+                let tree = scope.spawn(|| self.tree(artifact, recipe, TREE));
+                // Two disks want it: the second finds it made.
+                let one = self.zfs.lock().unwrap_or_else(PoisonError::into_inner);
+                let modules = self.tree(Artifact::ZfsModule, &zfs, MODULES);
+                drop(one);
+                (join(tree), modules)
+            });
+            let (tree, modules) = (tree?, modules?);
+            if tree.manifest.kernel == modules.manifest.kernel {
+                return Ok((tree, Some(modules)));
             }
-            let kernel = |artifact, recipe: &Recipe| -> Result<String> {
-                let manifest =
-                    Manifest::read(&self.workshop.cache.entry_dir(artifact, &recipe.tree_key()?))?;
-                Ok(manifest.kernel.unwrap_or_default())
+            let older = if tree.manifest.built_at < modules.manifest.built_at {
+                &tree
+            } else {
+                &modules
             };
-            Err(Error::KernelMoved {
-                tree: kernel(Artifact::TruenasTree, recipe)?,
-                module: kernel(Artifact::ZfsModule, &zfs)?,
-            })
+            let manifest = older.dir.join(MANIFEST);
+            fs::remove_file(&manifest).map_err(Error::io("remove", manifest))?;
+            self.workshop.observer.event(BuildEvent::Note(format!(
+                "the archive has a newer kernel than {}, which is built again",
+                older.manifest.name
+            )));
+        }
+        let kernel = |artifact, recipe: &Recipe| -> Result<String> {
+            let manifest =
+                Manifest::read(&self.workshop.cache.entry_dir(artifact, &recipe.tree_key()?))?;
+            Ok(manifest.kernel.unwrap_or_default())
+        };
+        Err(Error::KernelMoved {
+            tree: kernel(artifact, recipe)?,
+            module: kernel(Artifact::ZfsModule, &zfs)?,
         })
     }
 
@@ -379,6 +429,14 @@ impl<'a> Build<'a> {
                 &self.workshop.cancel,
                 site.line,
             )?;
+            if let Some(modules) = &modules
+                && Manifest::read(&modules.dir)?.digest != modules.manifest.digest
+            {
+                return Err(Error::Unusable {
+                    what: artifact.to_string(),
+                    reason: "ZFS was built again meanwhile; run the same command again".to_owned(),
+                });
+            }
             let mut made_of: BTreeMap<_, _> = programs
                 .iter()
                 .map(|(name, (_, digest))| (name.clone(), digest.clone()))

@@ -14,20 +14,48 @@ pub enum ImageName {
     Toolbox,
     /// L1's disk.
     ProxmoxLike,
+    /// L1's disk where it is to be the older Debian.
+    #[strum(serialize = "proxmox-8-like")]
+    Proxmox8Like,
     /// L2's disk.
     TruenasLike,
 }
 
 impl ImageName {
-    /// All three, in the order in which they are made.
-    pub const ALL: [Self; 3] = [Self::Toolbox, Self::ProxmoxLike, Self::TruenasLike];
+    /// All of them, in the order in which they are made.
+    pub const ALL: [Self; 4] = [
+        Self::Toolbox,
+        Self::ProxmoxLike,
+        Self::TruenasLike,
+        Self::Proxmox8Like,
+    ];
 
     /// The artifact that is the image.
     pub fn artifact(self) -> Artifact {
         match self {
             Self::Toolbox => Artifact::Toolbox,
             Self::ProxmoxLike => Artifact::ProxmoxLike,
+            Self::Proxmox8Like => Artifact::Proxmox8Like,
             Self::TruenasLike => Artifact::TruenasLike,
+        }
+    }
+}
+
+/// The hosts that a lab can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HostImage {
+    /// Debian 13, which Proxmox VE 9 is made from.
+    ProxmoxLike,
+    /// Debian 12, which Proxmox VE 8 is made from.
+    Proxmox8Like,
+}
+
+impl HostImage {
+    /// The image.
+    pub fn name(self) -> ImageName {
+        match self {
+            Self::ProxmoxLike => ImageName::ProxmoxLike,
+            Self::Proxmox8Like => ImageName::Proxmox8Like,
         }
     }
 }
@@ -46,9 +74,15 @@ pub enum Artifact {
     ProxmoxTree,
     /// L1's disk.
     ProxmoxLike,
+    /// The packages of the older host.
+    #[strum(serialize = "proxmox-8-tree")]
+    Proxmox8Tree,
+    /// The older L1's disk.
+    #[strum(serialize = "proxmox-8-like")]
+    Proxmox8Like,
     /// The packages of the TrueNAS-like guest.
     TruenasTree,
-    /// ZFS compiled for that guest's kernel.
+    /// ZFS compiled for the kernel of Debian 13, which that guest and the host have.
     ZfsModule,
     /// L2's disk.
     TruenasLike,

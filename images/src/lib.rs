@@ -1,4 +1,4 @@
-//! The images of the lab: the toolbox, the Proxmox-like host and the TrueNAS-like guest. They are built from the recipes
+//! The images of the lab: the toolbox, the Proxmox-like hosts and the TrueNAS-like guest. They are built from the recipes
 //! under `images/recipes/`, kept in a cache outside the checkout, and handed out as paths with their digests.
 //!
 //! [`ensure`] is the whole of it: it returns at once when everything is there, and builds what is missing or damaged.
@@ -27,7 +27,7 @@ pub use build::{DiskImage, ImageSet, Images, ensure, ensure_all};
 pub use cache::Cache;
 pub use cancel::Cancel;
 pub use error::{Error, Result};
-pub use event::{Artifact, BuildEvent, ImageName, Observer};
+pub use event::{Artifact, BuildEvent, HostImage, ImageName, Observer};
 pub use maintain::{Entry, Keep, State, Verdict, clean, list, status, verify};
 pub use manifest::Manifest;
 pub use privilege::Privilege;

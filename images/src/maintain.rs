@@ -176,13 +176,14 @@ fn current_keys(cache: &Cache) -> Result<BTreeMap<Artifact, String>> {
     for artifact in Artifact::iter() {
         match artifact {
             Artifact::GuestPrograms => {}
-            Artifact::ProxmoxLike | Artifact::TruenasLike => {
+            Artifact::ProxmoxLike | Artifact::Proxmox8Like | Artifact::TruenasLike => {
                 if let Some(digests) = &digests {
                     keys.insert(artifact, disk_key(&recipe_of(artifact)?, digests)?);
                 }
             }
             Artifact::Toolbox
             | Artifact::ProxmoxTree
+            | Artifact::Proxmox8Tree
             | Artifact::TruenasTree
             | Artifact::ZfsModule => {
                 keys.insert(artifact, recipe_of(artifact)?.tree_key()?);

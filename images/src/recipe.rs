@@ -1,5 +1,7 @@
 //! Recipes: what each image is made of, as files under `images/recipes/`, and the keys that follow from them.
 
+mod like;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -7,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
 use walkdir::WalkDir;
 
 use crate::Artifact;
@@ -28,7 +31,7 @@ pub(crate) fn checkout_dir() -> &'static Path {
     crate_dir.parent().unwrap_or(crate_dir)
 }
 
-/// One `recipe.toml` and the folder it stands in.
+/// One `recipe.toml` and the folder that its files stand in, which is that of the recipe it is like.
 #[derive(Debug, Clone)]
 pub(crate) struct Recipe {
     pub(crate) dir: PathBuf,
@@ -114,13 +117,25 @@ impl Recipe {
 
     fn load_from(dir: &Path) -> Result<Self> {
         let path = dir.join("recipe.toml");
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let file: RecipeFile = toml::from_str(&text).map_err(|error| Error::Recipe {
+        let unusable = |reason: String| Error::Recipe {
             path: path.clone(),
-            reason: error.to_string(),
-        })?;
+            reason,
+        };
+        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let own: Table = toml::from_str(&text).map_err(|error| unusable(error.to_string()))?;
+        let (dir, table) = match own.get("like").and_then(Value::as_str) {
+            None => (dir.to_owned(), own),
+            Some(name) => {
+                let dir = dir.with_file_name(name);
+                let path = dir.join("recipe.toml");
+                let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+                let base = toml::from_str(&text).map_err(|error| unusable(error.to_string()))?;
+                (dir, like::derived(base, own).map_err(unusable)?)
+            }
+        };
+        let file = RecipeFile::deserialize(table).map_err(|error| unusable(error.to_string()))?;
         let recipe = Self {
-            dir: dir.to_owned(),
+            dir,
             tree: file.tree,
             disk: file.disk,
         };
@@ -214,6 +229,7 @@ pub(crate) fn recipe_of(artifact: Artifact) -> Result<Recipe> {
     Recipe::load(match artifact {
         Artifact::Toolbox => "toolbox",
         Artifact::ProxmoxTree | Artifact::ProxmoxLike => "proxmox-like",
+        Artifact::Proxmox8Tree | Artifact::Proxmox8Like => "proxmox-8-like",
         Artifact::TruenasTree | Artifact::TruenasLike => "truenas-like",
         Artifact::ZfsModule => "zfs-module",
         Artifact::GuestPrograms => {
@@ -267,12 +283,15 @@ pub(crate) fn add_files(hasher: &mut KeyHasher, root: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use strum::IntoEnumIterator;
+
     use super::*;
 
     #[test]
     fn every_recipe_of_the_checkout_is_sound() {
-        for name in ["toolbox", "proxmox-like", "truenas-like", "zfs-module"] {
-            let recipe = Recipe::load(name).unwrap();
+        for artifact in Artifact::iter().filter(|one| *one != Artifact::GuestPrograms) {
+            let name = artifact.to_string();
+            let recipe = recipe_of(artifact).unwrap();
             recipe.tree_key().unwrap();
             if let Some(disk) = &recipe.disk {
                 recipe.disk_key(&BTreeMap::new()).unwrap();

@@ -154,8 +154,10 @@ impl Workshop<'_> {
             Artifact::GuestPrograms => 200,
             Artifact::Toolbox => 800,
             Artifact::ProxmoxTree
+            | Artifact::Proxmox8Tree
             | Artifact::TruenasTree
             | Artifact::ProxmoxLike
+            | Artifact::Proxmox8Like
             | Artifact::TruenasLike => 2000,
             Artifact::ZfsModule => 1500,
         };

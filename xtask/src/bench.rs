@@ -40,7 +40,7 @@ pub fn run(command: BenchCommand) -> anyhow::Result<Exit> {
         let listeners: Vec<Arc<dyn harness::event::Listener>> =
             vec![lines.clone(), stopwatch.clone()];
         let session = Session::open(command.machine.options(), lines, listeners, stop).await?;
-        session.plan([scenario]);
+        session.plan([scenario]).await?;
         let mut totals = Vec::new();
         for _ in 0..command.runs {
             if !session.run(scenario).await.held() {

@@ -77,7 +77,11 @@ async fn run_all(machine: Machine, scenarios: &[&Scenario]) -> anyhow::Result<Ex
         Err(SessionError::Interrupted) => return Ok(Exit::Interrupted),
         Err(error) => return Err(error.into()),
     };
-    let plan = session.plan(scenarios.iter().copied());
+    let plan = match session.plan(scenarios.iter().copied()).await {
+        Ok(plan) => plan,
+        Err(SessionError::Interrupted) => return Ok(Exit::Interrupted),
+        Err(error) => return Err(error.into()),
+    };
     for number in plan.in_order() {
         session.run(scenarios[number]).await;
         if session.stopped() {

@@ -27,7 +27,10 @@ pub fn save(mut stream: UnixStream, path: &Path) -> io::Result<FileMeta> {
     packer.multithread(WORKERS)?;
     copy(&mut stream, &mut packer)?;
     let file = packer.finish()?;
-    Ok(file.into_inner().map_err(io::IntoInnerError::into_error)?.finish())
+    Ok(file
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .finish())
 }
 
 /// Gives what [`save`] wrote to a stream.
@@ -90,7 +93,9 @@ mod tests {
     }
 
     fn content() -> Vec<u8> {
-        (0..3_000_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect()
+        (0..3_000_000u32)
+            .flat_map(|n| (n / 7).to_le_bytes())
+            .collect()
     }
 
     #[test]

@@ -42,7 +42,10 @@ impl Recording {
 
 fn name(guest: &str, exec: &Exec) -> String {
     let mut hash = Sha256::new();
-    for word in [guest, &exec.program].into_iter().chain(exec.args.iter().map(String::as_str)) {
+    for word in [guest, &exec.program]
+        .into_iter()
+        .chain(exec.args.iter().map(String::as_str))
+    {
         hash.update(word);
         hash.update([0]);
     }
@@ -67,7 +70,9 @@ impl<'a, G: Guest> Recorder<'a, G> {
 
     /// What was answered.
     pub fn finish(self) -> Recording {
-        self.recording.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.recording
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,7 +94,10 @@ impl<G: Guest> Guest for Recorder<'_, G> {
                 stdout,
                 stderr,
             };
-            let mut recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut recording = self
+                .recording
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             recording.answers.insert(name, answer);
         }
         Ok(output)
@@ -205,7 +213,8 @@ impl Records {
                 .metadata()
                 .and_then(|data| data.modified())
                 .is_ok_and(|time| {
-                    time.elapsed().is_ok_and(|age| age.as_secs() > KEPT_DAYS * 86_400)
+                    time.elapsed()
+                        .is_ok_and(|age| age.as_secs() > KEPT_DAYS * 86_400)
                 });
             if old {
                 let _ = fs::remove_file(entry.path());

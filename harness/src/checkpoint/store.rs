@@ -267,7 +267,8 @@ impl Store {
         let name = draft.name.clone();
         // Renamed: nothing is left to remove under its old name.
         let _ = draft.dir.keep();
-        self.pinned(&name).ok_or_else(|| damaged(&place, "it was removed at once".to_owned()))
+        self.pinned(&name)
+            .ok_or_else(|| damaged(&place, "it was removed at once".to_owned()))
     }
 
     /// Removes a checkpoint that turned out to be of no use, and all that are built on it.
@@ -326,8 +327,9 @@ impl Store {
     }
 
     fn free(&self) -> Result<u64, StoreError> {
-        host::free_space(&self.folder)
-            .map_err(|error| failed("ask for the free space of", &self.folder)(io::Error::other(error)))
+        host::free_space(&self.folder).map_err(|error| {
+            failed("ask for the free space of", &self.folder)(io::Error::other(error))
+        })
     }
 
     /// The names of finished checkpoints.
@@ -392,8 +394,10 @@ impl Store {
         let mut removed = 0;
         let mut kept = BTreeSet::new();
         while sizes.values().sum::<u64>() > budget || (budget == 0 && sizes.len() > kept.len()) {
-            let metas: BTreeMap<&String, Option<Meta>> =
-                sizes.keys().map(|name| (name, self.read(name).ok())).collect();
+            let metas: BTreeMap<&String, Option<Meta>> = sizes
+                .keys()
+                .map(|name| (name, self.read(name).ok()))
+                .collect();
             let needed: BTreeSet<String> = metas
                 .iter()
                 .flat_map(|(name, meta)| {
@@ -493,3 +497,7 @@ fn damaged(path: &Path, reason: String) -> StoreError {
         reason,
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

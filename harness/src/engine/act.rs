@@ -108,7 +108,9 @@ impl Runner<'_> {
                 let vm = vm.to_string();
                 let limit = self.session.deadlines().shutdown;
                 let machine = self.running()?;
-                let stop = machine.agent().run(Exec::new("qm", ["shutdown", &vm], limit));
+                let stop = machine
+                    .agent()
+                    .run(Exec::new("qm", ["shutdown", &vm], limit));
                 machine
                     .watched(&format!("qm shutdown {vm}"), limit, stop)
                     .await?;

@@ -473,9 +473,11 @@ impl Identity {
     }
 }
 
-/// A WWN without its prefix.
+/// A WWN without its prefix, which udev writes as `eui.` for NVMe.
 fn bare(wwn: &str) -> String {
-    wwn.trim_start_matches("0x").to_ascii_lowercase()
+    wwn.trim_start_matches("0x")
+        .trim_start_matches("eui.")
+        .to_ascii_lowercase()
 }
 
 fn identities(mut list: Vec<Identity>) -> String {
@@ -541,7 +543,7 @@ fn seen_by_smartctl(facts: &SmartFacts) -> Vec<Identity> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::{Controller, ControllerModel, Drive, Slot, Wwn};
+    use crate::lab::{Controller, ControllerModel, Drive, HostSystem, Slot, Wwn};
     use crate::probe::disks::BlockDevice;
     use crate::probe::iommu::{IommuFacts, IommuGroup, IommuUnit};
 
@@ -557,11 +559,15 @@ mod tests {
             summary: String::new(),
             iommu: Iommu::Intel,
             interrupt_remapping: true,
+            host: HostSystem::default(),
             cpus: 2,
             memory_mib: 3072,
+            cards: Vec::new(),
             controllers: vec![Controller {
                 model: ControllerModel::Ich9Ahci,
                 slot: Slot::ChipsetSata,
+                second_function: None,
+                boots_host: false,
                 disks: SERIALS.into_iter().enumerate().map(disk).collect(),
             }],
         }

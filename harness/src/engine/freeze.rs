@@ -9,7 +9,7 @@ use crate::checkpoint::{self, Checkpoint, FrozenDisk, LayerRef, Meta, Nas, Store
 use crate::event::EventKind;
 use crate::guest::{Agent, Exec, Guest, Nested};
 use crate::machine::{Disks, Machine, MachineError};
-use crate::plan::{Bays, Move, NodeId, Wish};
+use crate::plan::{Bays, Move, NodeId, Wish, first_lab};
 use crate::scenario::Vmid;
 
 /// Seconds of work after which a checkpoint pays, by how much it is wished for. Taking one and going on
@@ -141,7 +141,10 @@ impl Runner<'_> {
     }
 
     async fn freeze(&mut self, node: NodeId) -> Result<Checkpoint, Trouble> {
-        let store = self.session.store().ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
+        let store = self
+            .session
+            .store()
+            .ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
         if let Some(machine) = &self.machine
             && let Some(reason) = machine.unsavable().await?
         {
@@ -233,15 +236,23 @@ impl Runner<'_> {
         checkpoint: &Checkpoint,
         nodes: &[NodeId],
     ) -> Result<(), Trouble> {
-        let store = self.session.store().ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
+        let store = self
+            .session
+            .store()
+            .ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
         store.check(checkpoint)?;
         self.take_labs_of(nodes);
-        let images = self.session.disk_images(&self.lab);
-        let bases = images.into_iter().map(Some).chain(std::iter::repeat(None));
+        let images = self.session.disk_images(first_lab(self.scenario));
+        let images = images.into_iter().map(|image| Some(image.path));
+        let bases = images.chain(std::iter::repeat(None));
         let meta = &checkpoint.meta;
         let mut frozen = Vec::new();
         for (disk, base) in meta.disks.iter().zip(bases) {
-            let paths: Vec<_> = disk.layers.iter().map(|layer| checkpoint.layer(layer)).collect();
+            let paths: Vec<_> = disk
+                .layers
+                .iter()
+                .map(|layer| checkpoint.layer(layer))
+                .collect();
             let layers = paths.iter().cloned().zip(disk.layers.iter().cloned());
             self.stored.extend(layers);
             frozen.push((base, paths, disk.bytes));
@@ -317,7 +328,11 @@ impl Runner<'_> {
 /// is a process start under emulation.
 async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<String, MachineError> {
     let now = jiff::Timestamp::now();
-    let set = format!("date -u -s @{}.{:03} >/dev/null", now.as_second(), now.subsec_millisecond());
+    let set = format!(
+        "date -u -s @{}.{:03} >/dev/null",
+        now.as_second(),
+        now.subsec_millisecond()
+    );
     let mut script = format!("{set} || exit\n");
     if let Some(vmid) = nas {
         script.push_str(&format!(
@@ -331,12 +346,8 @@ async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<String, MachineEr
     Ok(output.stdout_text().trim().to_owned())
 }
 
-async fn qm(
-    pve: &Agent,
-    verb: &str,
-    vmid: Vmid,
-    limit: Duration,
-) -> Result<(), MachineError> {
-    pve.run(Exec::new("qm", [verb, &vmid.to_string()], limit)).await?;
+async fn qm(pve: &Agent, verb: &str, vmid: Vmid, limit: Duration) -> Result<(), MachineError> {
+    pve.run(Exec::new("qm", [verb, &vmid.to_string()], limit))
+        .await?;
     Ok(())
 }

@@ -16,4 +16,6 @@ mod timings;
 
 pub use failure::Failure;
 pub use redact::{Redactor, ShapeError};
-pub use session::{CHECKPOINT_BUDGET, Checkpoints, Options, Session, SessionError, Summary, toolbox_qemu, unmet};
+pub use session::{
+    CHECKPOINT_BUDGET, Checkpoints, Options, Session, SessionError, Summary, toolbox_qemu, unmet,
+};

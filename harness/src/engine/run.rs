@@ -59,9 +59,10 @@ impl<'a> Runner<'a> {
         session: &'a Session,
         scenario: &'a Scenario,
         folder: &'a ScenarioFolder,
-    ) -> Result<Self, String> {
-        let (plan, route) = session.planned(scenario)?;
-        Ok(Runner {
+        plan: Arc<Plan>,
+        route: usize,
+    ) -> Self {
+        Runner {
             session,
             scenario,
             folder,
@@ -80,7 +81,7 @@ impl<'a> Runner<'a> {
             frozen_at: 0.0,
             unsavable: false,
             pins: Vec::new(),
-        })
+        }
     }
 
     /// Takes every step, then checks what must hold at the end.
@@ -304,7 +305,7 @@ impl<'a> Runner<'a> {
 
     pub(super) fn fresh_disks(&self, lab: &Lab) -> Result<Disks, StepError> {
         let images = self.session.disk_images(lab);
-        let images = [images[0].as_path(), images[1].as_path()];
+        let images = [images[0].path.as_path(), images[1].path.as_path()];
         Disks::create(&self.folder.disks(), lab, images, self.session.blanks())
             .map_err(|error| StepError::SetUp(chain(&error)))
     }

@@ -1,12 +1,13 @@
 //! What all scenarios of one run share: images, accelerator, folder, event stream, the wish to stop.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use images::{Cache, ImageName, ImageSet, Observer, Toolbox};
+use images::{Cache, Cancel, DiskImage, HostImage, ImageName, ImageSet, Observer, Toolbox};
 use tokio::sync::watch;
 
 use super::failure::chain;
@@ -20,7 +21,7 @@ use crate::evidence::{EventLog, EvidenceError, RunFolder};
 use crate::host;
 use crate::lab::Lab;
 use crate::machine::Blanks;
-use crate::plan::{FORMAT, Plan, Setting};
+use crate::plan::{FORMAT, Plan, Setting, first_lab};
 use crate::scenario::Scenario;
 
 /// What a run is asked to be.
@@ -126,6 +127,7 @@ const LAB_DISK: u64 = 3 << 30;
 /// A run.
 pub struct Session {
     images: ImageSet,
+    observer: Arc<dyn Observer>,
     choice: Choice,
     cpu: String,
     qemu: QemuProgram,
@@ -134,6 +136,7 @@ pub struct Session {
     blanks: Blanks,
     store: Option<(Store, Records)>,
     plan: Mutex<Arc<Plan>>,
+    hosts: Mutex<HashMap<HostImage, DiskImage>>,
     events: Events,
     timings: Timings,
     stop: watch::Receiver<bool>,
@@ -154,7 +157,13 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let start = Instant::now();
         let cache = Cache::open(options.cache.clone())?;
-        let images = ensure_images(&cache, observer, &mut stop).await?;
+        let images = {
+            let cache = cache.clone();
+            let ensure = move |observer: &dyn Observer, cancel: &Cancel| {
+                images::ensure_all(&cache, observer, cancel)
+            };
+            build(&observer, &mut stop, ensure).await?
+        };
         let qemu = match &options.qemu {
             Some(path) => QemuProgram::installed(path).map_err(accel::AccelError::from)?,
             None => toolbox_qemu(&images.toolbox),
@@ -201,6 +210,7 @@ impl Session {
         let blanks = Blanks::new(folder.path(), move || toolbox.command("qemu-img"));
         Ok(Session {
             images,
+            observer,
             choice,
             cpu,
             qemu,
@@ -209,6 +219,7 @@ impl Session {
             blanks,
             store,
             plan: Mutex::default(),
+            hosts: Mutex::default(),
             events,
             timings,
             stop,
@@ -218,30 +229,48 @@ impl Session {
     }
 
     /// Says which scenarios this run is about, so that each of them leaves checkpoints where others go on.
-    pub fn plan<'a>(&self, scenarios: impl IntoIterator<Item = &'a Scenario>) -> Arc<Plan> {
-        let plan = Arc::new(Plan::new(scenarios, |scenario| self.setting(&scenario.lab)));
-        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&plan);
-        plan
+    /// Builds the host images that only some of them need.
+    ///
+    /// # Errors
+    /// When such an image cannot be had.
+    pub async fn plan<'a>(
+        &self,
+        scenarios: impl IntoIterator<Item = &'a Scenario>,
+    ) -> Result<Arc<Plan>, SessionError> {
+        let scenarios: Vec<&Scenario> = scenarios.into_iter().collect();
+        let plan = Arc::new(self.plan_of(&scenarios).await?);
+        *lock(&self.plan) = Arc::clone(&plan);
+        Ok(plan)
+    }
+
+    async fn plan_of(&self, scenarios: &[&Scenario]) -> Result<Plan, SessionError> {
+        let mut stop = self.stop.clone();
+        for scenario in scenarios {
+            self.host_image(first_lab(scenario), &mut stop).await?;
+        }
+        Ok(Plan::new(scenarios.iter().copied(), |lab| {
+            self.setting(lab)
+        }))
     }
 
     /// A scenario's way in the plan, or in one of its own if it is not in the run's.
-    pub(super) fn planned(&self, scenario: &Scenario) -> Result<(Arc<Plan>, usize), String> {
-        let plan = Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner));
-        let found = plan.number(&scenario.name);
-        match found {
+    pub(super) async fn planned(
+        &self,
+        scenario: &Scenario,
+    ) -> Result<(Arc<Plan>, usize), SessionError> {
+        let plan = Arc::clone(&lock(&self.plan));
+        match plan.number(&scenario.name) {
             Some(number) => Ok((plan, number)),
-            None => {
-                let plan = Plan::new([scenario], |scenario| self.setting(&scenario.lab));
-                Ok((Arc::new(plan), 0))
-            }
+            None => Ok((Arc::new(self.plan_of(&[scenario]).await?), 0)),
         }
     }
 
     /// What a state of this lab depends on beside its steps.
-    pub fn setting(&self, _lab: &Lab) -> Setting {
+    fn setting(&self, lab: &Lab) -> Setting {
+        let [host, nas] = self.disk_images(lab);
         Setting {
-            host_image: self.images.proxmox.digest.clone(),
-            nas_image: self.images.truenas.digest.clone(),
+            host_image: host.digest,
+            nas_image: nas.digest,
             qemu: self.qemu.digest().to_owned(),
             accelerator: self.choice.accelerator,
             cpu: self.cpu.clone(),
@@ -293,11 +322,17 @@ impl Session {
             steps: scenario.steps.len() + usize::from(scenario.checks_at_the_end()),
             folder: folder.path().to_owned(),
         });
-        let mut runner = match Runner::new(self, scenario, &folder) {
-            Ok(runner) => runner,
-            Err(message) => return Verdict::SetUpFailed { message },
-        };
         let mut stop = self.stop.clone();
+        let (plan, route) = match self.planned(scenario).await {
+            Ok(planned) => planned,
+            Err(SessionError::Interrupted) => return Verdict::Interrupted,
+            Err(error) => {
+                return Verdict::SetUpFailed {
+                    message: chain(&error),
+                };
+            }
+        };
+        let mut runner = Runner::new(self, scenario, &folder, plan, route);
         let verdict = tokio::select! {
             biased;
             // A sender that is gone can no longer stop anything.
@@ -342,6 +377,23 @@ impl Session {
         &self.choice
     }
 
+    /// Makes sure that the disk of a lab's host is there; one that few labs need is built now.
+    async fn host_image(
+        &self,
+        lab: &Lab,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), SessionError> {
+        let (images, host) = (self.images.clone(), lab.host.image());
+        if lock(&self.hosts).contains_key(&host) {
+            return Ok(());
+        }
+        let build_host =
+            move |observer: &dyn Observer, cancel: &Cancel| images.host(host, observer, cancel);
+        let image = build(&self.observer, stop, build_host).await?;
+        lock(&self.hosts).insert(host, image);
+        Ok(())
+    }
+
     pub(super) fn events(&self) -> &Events {
         &self.events
     }
@@ -359,8 +411,11 @@ impl Session {
     }
 
     /// The images that a lab's system disks begin as: the host's, then the NAS guest's.
-    pub(super) fn disk_images(&self, _lab: &Lab) -> [PathBuf; 2] {
-        [self.images.proxmox.path.clone(), self.images.truenas.path.clone()]
+    pub(super) fn disk_images(&self, lab: &Lab) -> [DiskImage; 2] {
+        let hosts = lock(&self.hosts);
+        // Planning has fetched the others.
+        let host = hosts.get(&lab.host.image()).unwrap_or(&self.images.proxmox);
+        [host.clone(), self.images.truenas.clone()]
     }
 
     pub(super) fn timings(&self) -> &Timings {
@@ -408,15 +463,15 @@ pub fn toolbox_qemu(toolbox: &Toolbox) -> QemuProgram {
 }
 
 /// Builds images on a thread of its own, and ends the build when the run is stopped.
-async fn ensure_images(
-    cache: &Cache,
-    observer: Arc<dyn Observer>,
+async fn build<T: Send + 'static>(
+    observer: &Arc<dyn Observer>,
     stop: &mut watch::Receiver<bool>,
-) -> Result<ImageSet, SessionError> {
-    let cancel = images::Cancel::default();
+    work: impl FnOnce(&dyn Observer, &Cancel) -> images::Result<T> + Send + 'static,
+) -> Result<T, SessionError> {
+    let cancel = Cancel::default();
     let build = {
-        let (cache, cancel) = (cache.clone(), cancel.clone());
-        tokio::task::spawn_blocking(move || images::ensure_all(&cache, &*observer, &cancel))
+        let (observer, cancel) = (Arc::clone(observer), cancel.clone());
+        tokio::task::spawn_blocking(move || work(&*observer, &cancel))
     };
     tokio::pin!(build);
     let built = tokio::select! {
@@ -430,7 +485,11 @@ async fn ensure_images(
         built = &mut build => built,
     };
     match built {
-        Ok(images) => Ok(images?),
+        Ok(built) => Ok(built?),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,12 +1,14 @@
 //! The only module that knows QEMU's command line: a pure function of what the machine is
 //! ([`Lab`]) and where it runs ([`Placement`]).
 
+mod hardware;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::disks::DiskChain;
 use crate::accel::Accelerator;
-use crate::lab::{Controller, ControllerModel, Disk, Iommu, Lab, Slot};
+use crate::lab::Lab;
 
 /// Where and how a machine runs: nothing in here changes what a guest sees of its hardware but
 /// the accelerator and its CPU model.
@@ -77,9 +79,11 @@ pub fn hardware(lab: &Lab, accelerator: Accelerator, cpu: &str) -> Vec<u8> {
 /// disk, then the lab's disks in the order of [`Lab::disks`].
 pub fn disk_nodes(lab: &Lab) -> Vec<String> {
     let system = [ROOT_NODE, NAS_NODE].map(str::to_owned);
-    let data = lab.controllers.iter().enumerate().flat_map(|(number, one)| {
-        (0..one.disks.len()).map(move |port| data_node(number, port))
-    });
+    let data = lab
+        .controllers
+        .iter()
+        .enumerate()
+        .flat_map(|(number, one)| (0..one.disks.len()).map(move |port| data_node(number, port)));
     system.into_iter().chain(data).collect()
 }
 
@@ -126,7 +130,7 @@ pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
     }
 
     // The IOMMU comes first: QEMU wants it to exist before the devices behind it.
-    iommu(lab, &mut args);
+    hardware::iommu(lab, &mut args);
 
     let qmp = Args::escaped(&place.qmp_socket());
     args.pair("-qmp", format!("unix:{qmp},server=on,wait=off"));
@@ -144,77 +148,26 @@ pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
 
     let mut chains = place.disks.iter();
     args.disk(ROOT_NODE, chains.next());
-    args.pair(
-        "-device",
-        "virtio-blk-pci,id=root,drive=root,bus=pcie.0,addr=0x4,bootindex=0",
-    );
+    if !lab.controllers.iter().any(|one| one.boots_host) {
+        args.pair(
+            "-device",
+            "virtio-blk-pci,id=root,drive=root,bus=pcie.0,addr=0x4,bootindex=0",
+        );
+    }
     args.disk(NAS_NODE, chains.next());
     args.pair(
         "-device",
         "virtio-blk-pci,id=nas-system,drive=nas-system,serial=nas-system,bus=pcie.0,addr=0x5",
     );
 
+    let mut ports = hardware::RootPorts::default();
+    for (number, card) in lab.cards.iter().enumerate() {
+        hardware::card(number, *card, &mut ports, &mut args);
+    }
     for (number, one) in lab.controllers.iter().enumerate() {
-        controller(number, one, &mut chains, &mut args);
+        hardware::controller(number, one, &mut ports, &mut chains, &mut args);
     }
     args.0
-}
-
-fn iommu(lab: &Lab, args: &mut Args) {
-    let remapping = if lab.interrupt_remapping { "on" } else { "off" };
-    match lab.iommu {
-        Iommu::Intel => args.pair("-device", format!("intel-iommu,intremap={remapping}")),
-        Iommu::Amd => args.pair(
-            "-device",
-            format!("amd-iommu,intremap={remapping},xtsup={remapping},dma-remap=on"),
-        ),
-        Iommu::Virtio => args.pair("-device", "virtio-iommu-pci,bus=pcie.0,addr=0x1"),
-        Iommu::None => {}
-    }
-}
-
-fn controller<'a>(
-    number: usize,
-    controller: &Controller,
-    chains: &mut impl Iterator<Item = &'a DiskChain>,
-    args: &mut Args,
-) {
-    // The chipset's own AHCI is part of the q35 machine and calls its ports ide.0 to ide.5.
-    let bus = match controller.slot {
-        Slot::ChipsetSata => "ide".to_owned(),
-        Slot::RootPort => {
-            let port = number + 1;
-            args.pair(
-                "-device",
-                format!("pcie-root-port,id=port{port},bus=pcie.0,chassis={port},slot={port},addr=0x1c.{number:x},multifunction=on"),
-            );
-            let chip = match controller.model {
-                ControllerModel::Ich9Ahci => "ich9-ahci",
-            };
-            args.pair(
-                "-device",
-                format!("{chip},id=hba{number},bus=port{port},addr=0x0"),
-            );
-            format!("hba{number}")
-        }
-    };
-    for (port, disk) in controller.disks.iter().enumerate() {
-        let node = data_node(number, port);
-        args.disk(&node, chains.next());
-        args.pair(
-            "-device",
-            disk_device(disk, &node, &format!("{bus}.{port}")),
-        );
-    }
-}
-
-fn disk_device(disk: &Disk, node: &str, bus: &str) -> String {
-    let data = disk.drive.data();
-    // discard_granularity=0: a spinning disk has no TRIM, and smartctl would report it.
-    format!(
-        "ide-hd,id={node},drive={node},bus={bus},serial={},model={},ver={},wwn={},rotation_rate={},physical_block_size={},discard_granularity=0",
-        disk.serial, data.model, data.firmware, disk.wwn, data.rotation_rpm, data.physical_sector
-    )
 }
 
 /// The arguments so far.
@@ -258,7 +211,9 @@ impl Args {
             let file = Self::escaped(base);
             self.pair(
                 "-blockdev",
-                format!("driver=raw,node-name={name},read-only=on,file.driver=file,file.filename={file}"),
+                format!(
+                    "driver=raw,node-name={name},read-only=on,file.driver=file,file.filename={file}"
+                ),
             );
             parent = Some(name);
         }
@@ -288,11 +243,13 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::{Drive, Wwn};
+    use crate::lab::{
+        Card, Controller, ControllerModel, Disk, Drive, HostSystem, Iommu, Slot, Wwn,
+    };
 
-    fn disk(serial: &str) -> Disk {
+    fn disk(drive: Drive, serial: &str) -> Disk {
         Disk {
-            drive: Drive::ExosX14,
+            drive,
             serial: serial.to_owned(),
             wwn: Wwn(0x5000_c500_0000_0001),
         }
@@ -303,12 +260,16 @@ mod tests {
             summary: String::new(),
             iommu,
             interrupt_remapping: true,
+            host: HostSystem::default(),
             cpus: 2,
             memory_mib: 3072,
+            cards: Vec::new(),
             controllers: vec![Controller {
                 model: ControllerModel::Ich9Ahci,
                 slot,
-                disks: vec![disk("ONE"), disk("TWO")],
+                second_function: None,
+                boots_host: false,
+                disks: vec![disk(Drive::ExosX14, "ONE"), disk(Drive::ExosX14, "TWO")],
             }],
         }
     }
@@ -322,6 +283,38 @@ mod tests {
         }
     }
 
+    /// A machine whose every controller is behind a root port: two of SATA, two of SAS, an NVMe drive.
+    fn crowded() -> Lab {
+        let mut lab = lab(Iommu::Intel, Slot::RootPort);
+        lab.interrupt_remapping = false;
+        lab.cards = vec![Card::E1000e];
+        lab.controllers[0].disks.clear();
+        lab.controllers[0].boots_host = true;
+        let more = [
+            (ControllerModel::Ich9Ahci, None),
+            (ControllerModel::Mptsas1068, Some(Drive::ExosX14Sas)),
+            (ControllerModel::MegasasGen2, None),
+            (ControllerModel::Nvme, Some(Drive::Samsung980Pro)),
+        ];
+        for (model, drive) in more {
+            lab.controllers.push(Controller {
+                model,
+                slot: Slot::RootPort,
+                second_function: (model == ControllerModel::Ich9Ahci).then_some(Card::E1000e),
+                boots_host: false,
+                disks: drive.map(|drive| disk(drive, "ONE")).into_iter().collect(),
+            });
+        }
+        lab
+    }
+
+    /// The host's root is on the chipset's controller, beside the data disks.
+    fn root_on_chipset() -> Lab {
+        let mut lab = lab(Iommu::Virtio, Slot::ChipsetSata);
+        lab.controllers[0].boots_host = true;
+        lab
+    }
+
     fn place(accelerator: Accelerator, cpu: &str) -> Placement {
         Placement {
             accelerator,
@@ -330,7 +323,11 @@ mod tests {
             sockets: "/run/lab".into(),
             console_log: "/evidence/pve-console.log".into(),
             disks: vec![
-                chain(Some("/images/pve.raw"), &["/cp/1.qcow2"], "/disks/root,1.qcow2"),
+                chain(
+                    Some("/images/pve.raw"),
+                    &["/cp/1.qcow2"],
+                    "/disks/root,1.qcow2",
+                ),
                 chain(Some("/images/nas.raw"), &[], "/disks/nas.qcow2"),
                 chain(None, &[], "/disks/0.qcow2"),
                 chain(None, &[], "/disks/1.qcow2"),
@@ -377,6 +374,12 @@ mod tests {
             (
                 "tcg-none",
                 lab(Iommu::None, Slot::ChipsetSata),
+                place(Accelerator::Tcg, "max"),
+            ),
+            ("tcg-root-ports", crowded(), place(Accelerator::Tcg, "max")),
+            (
+                "tcg-root-on-chipset",
+                root_on_chipset(),
                 place(Accelerator::Tcg, "max"),
             ),
         ] {

@@ -75,7 +75,10 @@ impl Disks {
             let data = image.metadata().map_err(DiskError::io(image))?;
             frozen.push((Some(image.to_owned()), Vec::new(), data.len()));
         }
-        frozen.extend(lab.disks().map(|disk| (None, Vec::new(), disk.drive.data().bytes)));
+        frozen.extend(
+            lab.disks()
+                .map(|disk| (None, Vec::new(), disk.drive.data().bytes)),
+        );
         Self::over(folder, frozen, blanks)
     }
 
@@ -124,7 +127,9 @@ impl Disks {
     /// Notes that the disks are written to these files now, and those before are frozen.
     pub fn froze(&mut self, overlays: Vec<PathBuf>) {
         for (chain, overlay) in self.chains.iter_mut().zip(overlays) {
-            chain.layers.push(std::mem::replace(&mut chain.active, overlay));
+            chain
+                .layers
+                .push(std::mem::replace(&mut chain.active, overlay));
         }
     }
 

@@ -154,9 +154,12 @@ impl Machine {
         let mut status = machine.status.clone();
         let work = async {
             // QEMU listens a moment after it has answered.
-            let stream = poll("QEMU to take its RAM", deadlines.qmp, Pace::QUICK, async || {
-                Ok::<_, TimedOut>(UnixStream::connect(&socket).ok())
-            })
+            let stream = poll(
+                "QEMU to take its RAM",
+                deadlines.qmp,
+                Pace::QUICK,
+                async || Ok::<_, TimedOut>(UnixStream::connect(&socket).ok()),
+            )
             .await
             .map_err(|error| Transfer::Io(io::Error::other(error)))?;
             let feed = async {

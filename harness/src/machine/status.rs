@@ -216,9 +216,16 @@ mod tests {
     fn a_migration_counts_when_it_has_ended() {
         let mut status = Status::default();
         for state in ["setup", "active", "device", "completed"] {
-            note(&mut status, &event("MIGRATION", json!({ "status": state })), false);
+            note(
+                &mut status,
+                &event("MIGRATION", json!({ "status": state })),
+                false,
+            );
         }
-        assert_eq!((status.migrations, status.migration.as_str()), (1, "completed"));
+        assert_eq!(
+            (status.migrations, status.migration.as_str()),
+            (1, "completed")
+        );
         assert_eq!(status.incident, None);
     }
 

@@ -7,7 +7,7 @@ mod show;
 mod tree;
 
 pub use key::{FORMAT, Key, Setting};
-pub use moves::{Bays, Leg, Move, legs};
+pub use moves::{Bays, Leg, Move, first_lab, legs};
 pub use show::{Knowledge, show};
 pub use tree::{Node, NodeId, Plan, Route, RouteLeg, Wish};
 

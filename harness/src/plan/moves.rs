@@ -113,6 +113,14 @@ pub fn legs(scenario: &Scenario) -> Vec<Leg> {
     legs
 }
 
+/// The lab of the machine that a scenario begins with, whose images its disks begin as.
+pub fn first_lab(scenario: &Scenario) -> &Lab {
+    match scenario.steps.first().map(|step| &step.action) {
+        Some(Action::Rewire(other)) => &other.lab,
+        _ => &scenario.lab,
+    }
+}
+
 fn bare(lab: &Lab) -> Lab {
     Lab {
         summary: String::new(),

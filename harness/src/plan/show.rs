@@ -41,7 +41,12 @@ pub fn show(plan: &Plan, known: &impl Knowledge) -> String {
         }
         // A way without branches is not indented further.
         let step = usize::from(node.children.len() > 1);
-        open.extend(node.children.iter().rev().map(|child| (*child, indent + step)));
+        open.extend(
+            node.children
+                .iter()
+                .rev()
+                .map(|child| (*child, indent + step)),
+        );
     }
     let _ = write!(text, "\n{}", Totals::of(plan, known, &needed));
     text
@@ -106,6 +111,10 @@ impl std::fmt::Display for Totals {
         if self.unknown > 0 {
             write!(f, " and {} steps that were never timed", self.unknown)?;
         }
-        writeln!(f, " (one by one and without a cache: {:.0} s)", self.one_by_one)
+        writeln!(
+            f,
+            " (one by one and without a cache: {:.0} s)",
+            self.one_by_one
+        )
     }
 }

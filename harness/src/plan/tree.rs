@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::key::{Key, Setting};
-use super::moves::{Move, legs};
+use super::moves::{Move, first_lab, legs};
+use crate::lab::Lab;
 use crate::scenario::Scenario;
 
 /// The place of a node in [`Plan::nodes`].
@@ -80,7 +81,7 @@ impl Plan {
     /// The tree of these scenarios.
     pub fn new<'a>(
         scenarios: impl IntoIterator<Item = &'a Scenario>,
-        setting: impl Fn(&Scenario) -> Setting,
+        setting: impl Fn(&Lab) -> Setting,
     ) -> Self {
         let mut plan = Plan::default();
         for scenario in scenarios {
@@ -89,7 +90,7 @@ impl Plan {
         plan
     }
 
-    fn add(&mut self, scenario: &Scenario, setting: &impl Fn(&Scenario) -> Setting) {
+    fn add(&mut self, scenario: &Scenario, setting: &impl Fn(&Lab) -> Setting) {
         let number = self.routes.len();
         let mut at: Option<NodeId> = None;
         let mut route = Route {
@@ -99,7 +100,9 @@ impl Plan {
         for leg in legs(scenario) {
             let mut nodes = Vec::with_capacity(leg.moves.len());
             for one in leg.moves {
-                let node = self.step(at, one, || setting(scenario));
+                // The disks are those of the machine that the scenario begins with.
+                let here = || setting(first_lab(scenario));
+                let node = self.step(at, one, here);
                 nodes.push(node);
                 at = Some(node);
             }
@@ -181,9 +184,7 @@ impl Plan {
 
     /// How much a checkpoint of a state is wished for.
     pub fn wish(&self, node: NodeId) -> Wish {
-        let Node {
-            children, ends, ..
-        } = &self.nodes[node];
+        let Node { children, ends, .. } = &self.nodes[node];
         if children.len() + ends.len() > 1 && !children.is_empty() {
             return Wish::Branch;
         }

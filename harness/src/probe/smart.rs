@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 mod json;
 
-use self::json::{Attributes, Smartctl};
+use self::json::{Attributes, Namespace, Smartctl};
 use super::facts::{ProbeError, ask};
 use super::{ParseError, Probe};
 use crate::guest::{Exec, Guest};
@@ -33,7 +33,8 @@ pub struct SmartDisk {
     pub model: String,
     /// Serial number.
     pub serial: Option<String>,
-    /// World Wide Name, `0x` and sixteen hexadecimal digits.
+    /// World Wide Name, of an NVMe disk the EUI-64 of its one namespace: `0x` and sixteen hexadecimal
+    /// digits.
     pub wwn: Option<String>,
     /// Firmware revision.
     pub firmware: Option<String>,
@@ -194,6 +195,10 @@ fn disk(said: Smartctl) -> Result<SmartDisk, ParseError> {
         }
         _ => {}
     }
+    let eui64 = match said.nvme_namespaces.as_slice() {
+        [Namespace { eui64: Some(name) }] => Some(name.oui << 40 | name.ext_id),
+        _ => None,
+    };
     Ok(SmartDisk {
         protocol,
         family: said.model_family,
@@ -205,7 +210,8 @@ fn disk(said: Smartctl) -> Result<SmartDisk, ParseError> {
         wwn: said
             .wwn
             .map(|wwn| format!("{:#018x}", wwn.naa << 60 | wwn.oui << 36 | wwn.id))
-            .or(said.logical_unit_id),
+            .or(said.logical_unit_id)
+            .or(eui64.map(|name| format!("{name:#018x}"))),
         firmware: said.firmware_version.or(said.scsi_revision),
         bytes: said
             .user_capacity

@@ -6,13 +6,10 @@ use std::path::Path;
 use super::document::{Document, Node};
 use super::load::{name, read, toml_files};
 use super::problem::{Problem, ScenarioError};
-use crate::lab::{Lab, Slot};
+use crate::lab::{Controller, ControllerModel, HOST_DISK, Interface, Iommu, Lab, Slot, Wwn};
 
-/// The longest serial number that an ATA disk can have.
+/// The longest serial number that an ATA or NVMe disk can have.
 pub(super) const SERIAL_LENGTH: usize = 20;
-
-/// The ports of an ICH9 AHCI controller.
-const PORTS: usize = 6;
 
 /// Functions of the one PCI device that the root ports are.
 const ROOT_PORTS: usize = 8;
@@ -103,7 +100,7 @@ pub(super) fn serial_problem(serial: &str) -> Option<String> {
     let length = serial.chars().count();
     if length > SERIAL_LENGTH {
         Some(format!(
-            "`{serial}` has {length} characters; an ATA serial number has at most {SERIAL_LENGTH}"
+            "`{serial}` has {length} characters; a disk's serial number has at most {SERIAL_LENGTH}"
         ))
     } else if serial.is_empty()
         || !serial
@@ -121,58 +118,116 @@ pub(super) fn serial_problem(serial: &str) -> Option<String> {
 
 fn check(document: &Document<'_>, lab: &Lab) {
     let root = document.root();
-    let mut serials = BTreeSet::new();
-    let mut wwns = BTreeSet::new();
-    let mut behind_root_ports = 0;
-    let mut at_chipset = 0;
+    let remapping = root.get("interrupt-remapping");
+    if remapping.value.is_some()
+        && lab.interrupt_remapping
+        && matches!(lab.iommu, Iommu::Virtio | Iommu::None)
+    {
+        let message = format!("an IOMMU of the kind `{}` remaps no interrupts", lab.iommu);
+        note(document, &remapping, &message);
+    }
+    let ports = |lab: &Lab| {
+        let behind = |one: &&Controller| one.slot == Slot::RootPort;
+        lab.cards.len() + lab.controllers.iter().filter(behind).count()
+    };
+    if ports(lab) > ROOT_PORTS {
+        let message = "a lab has at most eight root ports, its cards' among them";
+        let last = lab.controllers.len().checked_sub(1);
+        let node = last.map_or_else(
+            || root.get("cards"),
+            |last| root.get("controller").item(last),
+        );
+        note(document, &node, message);
+    }
+    let mut seen = Seen::default();
     for (index, controller) in lab.controllers.iter().enumerate() {
         let node = root.get("controller").item(index);
-        match controller.slot {
-            Slot::ChipsetSata => at_chipset += 1,
-            Slot::RootPort => behind_root_ports += 1,
+        place(document, &node, controller, &mut seen);
+        disks(document, &node, controller, &mut seen);
+    }
+}
+
+/// What the controllers before have taken.
+#[derive(Default)]
+struct Seen {
+    chipset: bool,
+    host: bool,
+    serials: BTreeSet<String>,
+    wwns: BTreeSet<Wwn>,
+}
+
+/// Whether a controller can be where it is, with what is beside it.
+fn place(document: &Document<'_>, node: &Node<'_>, controller: &Controller, seen: &mut Seen) {
+    let sata = controller.model.interface() == Interface::Sata;
+    if controller.slot == Slot::ChipsetSata {
+        let slot = node.get("slot");
+        if !sata {
+            note(document, &slot, "only an `ich9-ahci` sits in the chipset");
+        } else if std::mem::replace(&mut seen.chipset, true) {
+            let message = "the chipset has one SATA controller, and an earlier entry is that one";
+            note(document, &slot, message);
         }
-        if controller.slot == Slot::ChipsetSata && at_chipset > 1 {
+        if controller.second_function.is_some() {
+            let message = "only a controller behind a root port has room for a second function";
+            note(document, &node.get("second-function"), message);
+        }
+    }
+    if controller.second_function.is_some() && controller.model == ControllerModel::Nvme {
+        let message = "an NVMe drive has no second function";
+        note(document, &node.get("second-function"), message);
+    }
+    if controller.boots_host {
+        let boots = node.get("boots-host");
+        if !sata {
+            note(document, &boots, "the host boots from an `ich9-ahci` only");
+        } else if std::mem::replace(&mut seen.host, true) {
+            let message = "the host boots from an earlier controller already";
+            note(document, &boots, message);
+        }
+    }
+}
+
+/// Whether a controller can have its disks.
+fn disks(document: &Document<'_>, node: &Node<'_>, controller: &Controller, seen: &mut Seen) {
+    let interface = controller.model.interface();
+    let ports = controller.model.ports() - usize::from(controller.boots_host);
+    for (port, disk) in controller.disks.iter().enumerate() {
+        let node = node.get("disk").item(port);
+        if port >= ports {
+            let message = match (controller.boots_host, ports) {
+                (true, _) => {
+                    format!("beside the host's own disk this controller has {ports} ports")
+                }
+                (false, 1) => "an NVMe drive is one disk".to_owned(),
+                (false, _) => format!("this controller has {ports} ports"),
+            };
+            note(document, &node, &message);
+        }
+        let kind = disk.drive.data().interface;
+        if kind != interface {
+            let message = format!("this is a {kind} drive, and its controller is {interface}");
+            note(document, &node.get("drive"), &message);
+        }
+        let serial = node.get("serial");
+        if let Some(message) = serial_problem(&disk.serial) {
+            note(document, &serial, &message);
+        } else if disk.serial == HOST_DISK.serial {
             note(
                 document,
-                &node.get("slot"),
-                "the chipset has one SATA controller, and an earlier entry is that one",
+                &serial,
+                "this is the serial of the host's own disk",
             );
+        } else if !seen.serials.insert(disk.serial.clone()) {
+            let message = format!("another disk has the serial `{}` already", disk.serial);
+            note(document, &serial, &message);
         }
-        if controller.slot == Slot::RootPort && behind_root_ports > ROOT_PORTS {
-            note(
-                document,
-                &node.get("slot"),
-                "a lab has at most eight root ports",
-            );
-        }
-        for (port, disk) in controller.disks.iter().enumerate() {
-            let node = node.get("disk").item(port);
-            if port >= PORTS {
-                note(document, &node, "this controller has six ports");
-            }
-            let serial = node.get("serial");
-            if let Some(message) = serial_problem(&disk.serial) {
-                note(document, &serial, &message);
-            } else if !serials.insert(&disk.serial) {
-                note(
-                    document,
-                    &serial,
-                    &format!("another disk has the serial `{}` already", disk.serial),
-                );
-            }
-            if disk.wwn.0 >> 60 != 5 {
-                note(
-                    document,
-                    &node.get("wwn"),
-                    "a disk's WWN begins with 5, as in 0x5000c500a1b2c3d4",
-                );
-            } else if !wwns.insert(disk.wwn) {
-                note(
-                    document,
-                    &node.get("wwn"),
-                    &format!("another disk has the WWN {} already", disk.wwn),
-                );
-            }
+        let wwn = node.get("wwn");
+        if interface != Interface::Nvme && disk.wwn.0 >> 60 != 5 {
+            let message = "a disk's WWN begins with 5, as in 0x5000c500a1b2c3d4";
+            note(document, &wwn, message);
+        } else if !seen.wwns.insert(disk.wwn) {
+            let message = format!("another disk has the WWN {} already", disk.wwn);
+            note(document, &wwn, &message);
         }
     }
 }

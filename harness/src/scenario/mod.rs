@@ -17,6 +17,7 @@ mod step;
 mod template;
 mod title;
 
+pub(crate) use digest::of as digest_of;
 pub use expect::{
     CHECKS, DriverState, Expect, ExpectNas, ExpectPve, ExpectedFailure, FailureKind,
     PoolExpectation, SmartVerdict,
@@ -25,7 +26,6 @@ pub use labs::Labs;
 pub use load::{load_dir, load_file};
 pub use problem::{Problem, ScenarioError};
 pub use schema::{lab_schema, schema, schemas};
-pub(crate) use digest::of as digest_of;
 pub use step::{Action, GuestName, Rewire, Run, Scenario, Step, Vmid};
 pub use template::template;
 

@@ -15,6 +15,8 @@ pub trait Kernel {
     fn write(&self, path: &Path, data: &str) -> io::Result<()>;
     /// Tries to load a module; whether it worked shows in sysfs.
     fn modprobe(&self, module: &str);
+    /// Waits until every device that was found has been handed to its driver and has its links.
+    fn settle(&self);
     /// Asks a process to end, or ends it. One that has gone already is what was wanted.
     fn end(&self, pid: u32, how: End);
 }
@@ -47,6 +49,14 @@ impl Kernel for RealKernel {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .status();
+    }
+
+    fn settle(&self) {
+        // Without udev there is nothing to wait for.
+        let _ = Command::new("/usr/bin/udevadm")
+            .arg("settle")
+            .stdin(Stdio::null())
             .status();
     }
 

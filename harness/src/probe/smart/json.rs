@@ -24,6 +24,19 @@ pub(super) struct Smartctl {
     pub(super) ata_smart_error_log: Option<ErrorLog>,
     pub(super) ata_smart_self_test_log: Option<SelfTestLog>,
     pub(super) nvme_smart_health_information_log: Option<Health>,
+    #[serde(default)]
+    pub(super) nvme_namespaces: Vec<Namespace>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Namespace {
+    pub(super) eui64: Option<Eui64>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Eui64 {
+    pub(super) oui: u64,
+    pub(super) ext_id: u64,
 }
 
 #[derive(Deserialize)]

@@ -25,7 +25,7 @@ fn the_vocabulary_acts_inside_the_lab_only() {
         // The files and commands of these are the guests': the engine hands them to the agents.
         (
             "Step",
-            "append as config expect probe reboot run set start stop swap-serials title write",
+            "append as config expect probe reboot rewire run set start stop swap-serials title write",
         ),
         ("SetTable", "file key value"),
         ("AppendTable", "file lines"),

@@ -17,7 +17,7 @@ use crate::{
     host::Host,
     json,
     kernel::{Kernel, RealKernel},
-    run::{self, ExecOptions, RunError, StartOptions, StopOptions, Update},
+    run::{self, ExecOptions, MigrateOptions, RunError, StartOptions, StopOptions, Update},
     text::percent_encode,
 };
 
@@ -38,6 +38,41 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         &mut output,
         &mut errors,
     ))
+}
+
+/// Runs `pvenode`, of which the host has what its boot and its shutdown need.
+pub fn pvenode(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let words: Vec<String> = arguments
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    let mut errors = io::stderr();
+    ExitCode::from(run_node(
+        &Host::from_env(),
+        &RealKernel,
+        &words,
+        &mut errors,
+    ))
+}
+
+fn run_node(host: &Host, kernel: &dyn Kernel, words: &[String], errors: &mut dyn Write) -> u8 {
+    // A line that cannot be shown is no reason to stop half-way.
+    let mut log = |line: &str| drop(writeln!(errors, "{}", line.trim_end()));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["startall"] => run::start_all(host, kernel, &mut log),
+        ["stopall"] => run::stop_all(host, kernel, &mut log),
+        _ => Err(RunError::Rule(format!(
+            "ERROR: unknown command 'pvenode {}'\nUSAGE: pvenode startall\nUSAGE: pvenode stopall",
+            words.join(" ")
+        ))),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            log(&error.to_string());
+            FAILED
+        }
+    }
 }
 
 /// Runs one command line on a host; gives its exit status.
@@ -128,6 +163,14 @@ fn answer(
         }
         ["stop"] => run::stop(host, kernel, vmid, stop, warn)?,
         ["shutdown"] => run::shutdown(host, kernel, vmid, stop, warn)?,
+        ["reboot"] => run::reboot(host, kernel, vmid, parsed.number("timeout")?, warn)?,
+        ["migrate"] => {
+            let options = MigrateOptions {
+                online: parsed.flag("online"),
+                force: parsed.flag("force"),
+            };
+            run::migrate(host, vmid, parsed.positional(1), options, warn)?;
+        }
         ["reset"] => run::reset(host, vmid, skip_lock, warn)?,
         ["suspend"] => run::suspend(host, vmid, skip_lock, warn)?,
         ["resume"] => run::resume(host, vmid, skip_lock, warn)?,
@@ -295,6 +338,8 @@ fn guest_exec(
     Ok(json::pretty(&result))
 }
 
+#[cfg(test)]
+mod node_tests;
 #[cfg(test)]
 mod talk_tests;
 #[cfg(test)]

@@ -90,6 +90,14 @@ impl Node {
         }
     }
 
+    /// Runs `pvenode` with one word; gives what it says.
+    pub fn pvenode(&self, word: &str) -> String {
+        let mut said = Vec::new();
+        let code = super::run_node(&self.host, &self.fake, &[word.to_owned()], &mut said);
+        assert_eq!(code, 0, "pvenode {word}");
+        String::from_utf8(said).unwrap()
+    }
+
     /// Checks a command line's exit status, output and errors.
     pub fn check(&self, words: &str, code: u8, output: &str, errors: &str) {
         let expected = Outcome {

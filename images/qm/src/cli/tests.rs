@@ -141,6 +141,28 @@ fn passthrough_refusals() {
 }
 
 #[test]
+fn lines_that_do_not_count_and_drivers_that_stay() {
+    let node = Node::with(&[
+        (
+            100,
+            "machine: q35\n\n[before]\nhostpci0: 0000:00:1f.2,pcie=1\n",
+        ),
+        (
+            101,
+            "machine: q35\nhostpci0: 0000:00:1f.2,pcie=1,driver=keep\n",
+        ),
+    ]);
+    let argv = || fs::read_to_string(node.fake.root().join("argv")).unwrap();
+    // A line below a snapshot's name is the snapshot's, and nothing is said of it.
+    node.check("start 100", 0, "", "");
+    assert!(!argv().contains("vfio-pci"));
+    // QEMU gets the device with whatever driver it and its group have.
+    node.check("start 101", 0, "", "");
+    assert!(argv().contains("vfio-pci,host=0000:00:1f.2"));
+    assert_eq!(node.fake.driver("0000:00:1f.2").as_deref(), Some("ahci"));
+}
+
+#[test]
 fn kvm_is_loaded_or_missed() {
     let node = Node::with(&[(100, "memory: 128\n"), (101, "kvm: 0\n")]);
     fs::remove_file(node.host.dev.join("kvm")).unwrap();

@@ -205,6 +205,10 @@ impl Kernel for FakeHost {
         }
     }
 
+    fn settle(&self) {
+        self.loaded.borrow_mut().push("settled".to_owned());
+    }
+
     fn modprobe(&self, module: &str) {
         self.loaded.borrow_mut().push(module.to_owned());
         if module == "vfio-pci" && !self.refuses(Refusal::NoVfio) {

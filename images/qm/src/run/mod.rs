@@ -2,6 +2,8 @@
 
 mod facts;
 mod guest;
+mod guests;
+mod migrate;
 mod process;
 mod start;
 mod state;
@@ -10,11 +12,13 @@ mod stop;
 mod update;
 
 pub use guest::{AGENT_COMMANDS, ExecOptions, agent_command, exec, exec_status};
+pub use guests::{start_all, stop_all};
+pub use migrate::{MigrateOptions, migrate};
 pub use process::running;
 pub use start::{StartOptions, show_command, start, wait_stopped};
 pub use state::{reset, resume, suspend};
 pub use status::{ListEntry, list, print_list, status, status_verbose};
-pub use stop::{StopOptions, shutdown, stop};
+pub use stop::{StopOptions, reboot, shutdown, stop};
 pub use update::{Update, update};
 
 use crate::{
@@ -48,7 +52,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    fn rule(text: impl Into<String>) -> Self {
+    pub(crate) fn rule(text: impl Into<String>) -> Self {
         Self::Rule(text.into())
     }
 }

@@ -1,10 +1,14 @@
-//! `qm stop` and `qm shutdown` (qemu-server, `_do_vm_stop`). Passed-through devices are not given back.
+//! `qm stop`, `qm shutdown` and `qm reboot` (qemu-server, `_do_vm_stop`). Passed-through devices are not given back.
 
 use std::{fs, time::Duration};
 
 use serde_json::json;
 
-use super::{RunError, check_lock, process::running, start::wait_stopped};
+use super::{
+    RunError, check_lock,
+    process::running,
+    start::{StartOptions, start, wait_stopped},
+};
 use crate::{
     argv::agent_type,
     config::{self, ConfigLock, VmConfig},
@@ -67,6 +71,27 @@ pub fn shutdown(
         return stop(host, kernel, vmid, options, warn);
     }
     end(host, kernel, vmid, options, true, warn)
+}
+
+/// Shuts the guest down and starts it anew, with what of its configuration waits for that. On a real host this program
+/// returns between the two, and a daemon does the second.
+pub fn reboot(
+    host: &Host,
+    kernel: &dyn Kernel,
+    vmid: u32,
+    timeout: Option<u64>,
+    warn: &mut dyn FnMut(&str),
+) -> Result<(), RunError> {
+    config::load(host, vmid, &mut |_| {})?;
+    if running(host, vmid).is_none() {
+        return Err(RunError::Rule(format!("VM {vmid} not running")));
+    }
+    let options = StopOptions {
+        timeout,
+        ..StopOptions::default()
+    };
+    shutdown(host, kernel, vmid, options, warn)?;
+    start(host, kernel, vmid, StartOptions::default(), warn)
 }
 
 fn is_paused(host: &Host, vmid: u32) -> Result<bool, RunError> {

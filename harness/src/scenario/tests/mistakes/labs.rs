@@ -52,7 +52,7 @@ fn wrong_labs() {
     );
     check(
         &disks(&[disk("123456789012345678901", GOOD)]),
-        &["7:32 `123456789012345678901` has 21 characters; an ATA serial number has at most 20"],
+        &["7:32 `123456789012345678901` has 21 characters; a disk's serial number has at most 20"],
     );
     check(
         &disks(&[disk("A", "5000c50000000001")]),
@@ -72,7 +72,7 @@ fn wrong_labs() {
     let seven: Vec<String> = (1..=7)
         .map(|n| disk(&format!("S{n}"), &format!("0x5000c5000000000{n}")))
         .collect();
-    check(&disks(&seven), &["13:1 this controller has six ports"]);
+    check(&disks(&seven), &["13:1 this controller has 6 ports"]);
     let chipset = "[[controller]]\nmodel = \"ich9-ahci\"\nslot = \"chipset-sata\"\n";
     check(
         &lab(&chipset.repeat(2)),
@@ -81,8 +81,64 @@ fn wrong_labs() {
     check(
         &lab("[[controller]]\nmodel = \"ich9\"\nslot = \"chipset\""),
         &[
-            "4:9 `ich9` is not a value of `model` (only `ich9-ahci` is known here)",
+            "4:9 `ich9` is not a value of `model` (known here: `ich9-ahci`, `mptsas1068`, `megasas-gen2`, `nvme`)",
             "5:8 `chipset` is not a value of `slot` (known here: `chipset-sata`, `root-port`)",
+        ],
+    );
+
+    check(
+        &lab("interrupt-remapping = true").replace("intel", "virtio"),
+        &["3:23 an IOMMU of the kind `virtio` remaps no interrupts"],
+    );
+    check(
+        &lab("host = \"debian-11\""),
+        &["3:8 `debian-11` is not a value of `host` (did you mean `debian-12`?)"],
+    );
+    check(
+        &lab(&format!("cards = [{}]", "\"e1000e\", ".repeat(9))),
+        &["3:9 a lab has at most eight root ports, its cards' among them"],
+    );
+    let sas = |rest: &str| lab(&format!("[[controller]]\nmodel = \"mptsas1068\"\n{rest}"));
+    check(
+        &sas("slot = \"chipset-sata\"\nboots-host = true\nsecond-function = \"e1000e\""),
+        &[
+            "5:8 only an `ich9-ahci` sits in the chipset",
+            "6:14 the host boots from an `ich9-ahci` only",
+            "7:19 only a controller behind a root port has room for a second function",
+        ],
+    );
+    check(
+        &sas(&format!(
+            "slot = \"root-port\"\ndisk = [{}]",
+            disk("A", GOOD)
+        )),
+        &["6:19 this is a SATA drive, and its controller is SAS"],
+    );
+    let own = "[[controller]]\nmodel = \"ich9-ahci\"\nslot = \"root-port\"\nboots-host = true\n";
+    check(
+        &lab(&own.repeat(2)),
+        &["10:14 the host boots from an earlier controller already"],
+    );
+    check(
+        &lab(&format!("{own}disk = [\n{}\n]", seven[..6].join(",\n"))),
+        &["13:1 beside the host's own disk this controller has 5 ports"],
+    );
+    check(
+        &disks(&[disk("S3YJNX0K500001", GOOD)]),
+        &["7:32 this is the serial of the host's own disk"],
+    );
+    let nvme = |wwn: &str| {
+        format!("{{ drive = \"980-pro\", serial = \"N{wwn}\", wwn = \"0x002538000000000{wwn}\" }}")
+    };
+    check(
+        &lab(&format!(
+            "[[controller]]\nmodel = \"nvme\"\nslot = \"root-port\"\nsecond-function = \"e1000e\"\ndisk = [\n{},\n{}\n]",
+            nvme("1"),
+            nvme("2")
+        )),
+        &[
+            "6:19 an NVMe drive has no second function",
+            "9:1 an NVMe drive is one disk",
         ],
     );
 }

@@ -7,7 +7,7 @@ fn a_step_is_one_action() {
     check(
         "title = \"t\"",
         &[
-            "3:1 this step does nothing (give it one of `set`, `append`, `write`, `run`, `reboot`, `config`, `start`, `stop`, `swap-serials`, `probe`, `expect`)",
+            "3:1 this step does nothing (give it one of `set`, `append`, `write`, `run`, `reboot`, `config`, `start`, `stop`, `swap-serials`, `rewire`, `probe`, `expect`)",
         ],
     );
     check(
@@ -54,7 +54,7 @@ fn labs_and_serials() {
     );
     check(
         "swap-serials = [\"AAA\", \"123456789012345678901\"]",
-        &["4:24 `123456789012345678901` has 21 characters; an ATA serial number has at most 20"],
+        &["4:24 `123456789012345678901` has 21 characters; a disk's serial number has at most 20"],
     );
     check(
         "swap-serials = [\"AAA\", \"A,drive=x\"]",
@@ -186,7 +186,7 @@ fn probes_and_their_snapshots() {
 
 #[test]
 fn the_nas_has_to_run() {
-    const ADVICE: &str = "which does not run at this point (it runs after `start = 100`, until `stop`, `reboot` or `swap-serials`)";
+    const ADVICE: &str = "which does not run at this point (it runs after `start = 100`, until `stop`, `reboot`, `rewire` or `swap-serials`)";
     let said = |place: &str, what: &str| format!("{place} {what}, {ADVICE}");
     let probe = "probe = [\"pci\", \"smart\"]\nas = \"x\"";
     check(probe, &[&said("4:17", "`smart` is read in the NAS guest")]);

@@ -1,0 +1,182 @@
+//! Damage, room, and two runs at once.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::super::meta::FrozenDisk;
+use super::*;
+
+fn key(number: u8) -> Key {
+    Key::try_from(hex::encode([number; 32])).unwrap()
+}
+
+fn store(cache: &Path, budget: u64) -> Store {
+    Store::open(cache, budget).unwrap()
+}
+
+/// A checkpoint with one disk of one layer over those of `parent`, and RAM.
+fn take(store: &Store, number: u8, parent: Option<&Checkpoint>) -> Checkpoint {
+    let draft = store.begin(&key(number)).unwrap();
+    let disk = draft.path().join("written-to");
+    fs::write(&disk, vec![number; 64 << 10]).unwrap();
+    let mut files = BTreeMap::new();
+    files.insert(
+        "disk0-0.qcow2".to_owned(),
+        draft.adopt(&disk, "disk0-0.qcow2").unwrap(),
+    );
+    fs::remove_file(&disk).unwrap();
+    let ram = draft.path().join("ram.zst");
+    fs::write(&ram, vec![number; 64 << 10]).unwrap();
+    files.insert("ram.zst".to_owned(), digest(&ram).unwrap());
+    let mut layers = parent.map_or_else(Vec::new, |parent| parent.meta.disks[0].layers.clone());
+    layers.push(LayerRef {
+        folder: draft.name().to_owned(),
+        file: "disk0-0.qcow2".to_owned(),
+    });
+    let meta = Meta {
+        key: key(number),
+        taken: jiff::Timestamp::now(),
+        seconds: 1.0,
+        boot_id: Some("boot".to_owned()),
+        nas: None,
+        saved: BTreeMap::new(),
+        disks: vec![FrozenDisk { bytes: 1, layers }],
+        ram: Some("ram.zst".to_owned()),
+        files,
+        console: Vec::new(),
+    };
+    store.finish(draft, &meta).unwrap()
+}
+
+const PLENTY: u64 = 1 << 40;
+
+#[test]
+fn what_was_taken_is_found_and_whole() {
+    let cache = tempfile::tempdir().unwrap();
+    let store = store(cache.path(), PLENTY);
+    assert!(store.find(&key(1)).is_none());
+    let first = take(&store, 1, None);
+    let second = take(&store, 2, Some(&first));
+    let found = store.find(&key(2)).unwrap();
+    assert_eq!(found.meta, second.meta);
+    store.check(&found).unwrap();
+    assert_eq!(store.keys(), [key(1), key(2)].into());
+    assert_eq!(store.usage().running, 2);
+}
+
+#[test]
+fn damage_is_noticed_wherever_it_is() {
+    let file = |one: &Checkpoint, name: &str| one.file(name);
+    let cut = |path: &Path| fs::write(path, "short").unwrap();
+    let alter = |path: &Path| {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[1000] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    let lose = |path: &Path| fs::remove_file(path).unwrap();
+    for (what, harm) in [
+        ("cut", &cut as &dyn Fn(&Path)),
+        ("altered", &alter),
+        ("lost", &lose),
+    ] {
+        for parent_too in [false, true] {
+            let cache = tempfile::tempdir().unwrap();
+            let store = store(cache.path(), PLENTY);
+            let first = take(&store, 1, None);
+            let second = take(&store, 2, Some(&first));
+            let harmed = if parent_too { &first } else { &second };
+            harm(&file(harmed, "disk0-0.qcow2"));
+            let found = store.find(&key(2)).unwrap();
+            assert!(store.check(&found).is_err(), "{what} {parent_too}");
+        }
+    }
+    let cache = tempfile::tempdir().unwrap();
+    let store = store(cache.path(), PLENTY);
+    let one = take(&store, 1, None);
+    cut(&file(&one, "ram.zst"));
+    assert!(store.check(&one).is_err());
+}
+
+#[test]
+fn a_description_that_cannot_be_read_removes_its_checkpoint() {
+    let cache = tempfile::tempdir().unwrap();
+    let store = store(cache.path(), PLENTY);
+    let one = take(&store, 1, None);
+    let meta = one.file(META);
+    drop(one);
+    fs::write(&meta, "{").unwrap();
+    assert!(store.find(&key(1)).is_none());
+    assert!(!meta.exists());
+}
+
+#[test]
+fn what_a_dead_run_left_half_made_is_swept_and_what_a_living_one_makes_is_not() {
+    let cache = tempfile::tempdir().unwrap();
+    let store = store(cache.path(), PLENTY);
+    let living = store.begin(&key(1)).unwrap();
+    let dead = store.begin(&key(2)).unwrap();
+    let path = dead.path().to_owned();
+    fs::write(path.join("ram.zst"), "half").unwrap();
+    // As after kill -9: the lock goes with the process, the folder stays.
+    dead._alive.unlock().unwrap();
+    std::mem::forget(dead);
+    let again = Store::open(cache.path(), PLENTY).unwrap();
+    assert!(!path.exists());
+    assert!(living.path().exists());
+    assert!(again.find(&key(2)).is_none());
+}
+
+#[test]
+fn two_labs_that_take_the_same_checkpoint_keep_their_own() {
+    let cache = tempfile::tempdir().unwrap();
+    let (one, other) = (store(cache.path(), PLENTY), store(cache.path(), PLENTY));
+    let first = take(&one, 1, None);
+    let second = take(&other, 1, None);
+    assert_ne!(first.name(), second.name());
+    let child = take(&one, 2, Some(&first));
+    assert_eq!(child.meta.disks[0].layers[0].folder, first.name());
+    assert_eq!(other.find(&key(1)).unwrap().name(), second.name());
+    other.check(&child).unwrap();
+}
+
+#[test]
+fn the_longest_unused_leaf_gives_way_first_and_never_what_is_needed() {
+    let cache = tempfile::tempdir().unwrap();
+    let full = store(cache.path(), PLENTY);
+    let root = take(&full, 1, None);
+    let old = take(&full, 2, Some(&root));
+    let new = take(&full, 3, Some(&root));
+    let used = take(&full, 4, Some(&root));
+    let size = full.usage().bytes / 4;
+    let hours_ago = |one: &Checkpoint, hours: u64| {
+        let lock = fs::File::open(one.file(LOCK)).unwrap();
+        let time = SystemTime::now() - Duration::from_secs(hours * 3600);
+        lock.set_modified(time).unwrap();
+    };
+    for (one, hours) in [(&root, 9), (&used, 8), (&old, 5), (&new, 1)] {
+        hours_ago(one, hours);
+    }
+    drop((root, old, new));
+    let tight = store(cache.path(), size * 3);
+    let before = tight.keys();
+    drop(tight.begin(&key(9)).unwrap());
+    // The oldest leaf is in use, the root is a parent.
+    assert_eq!(before.len(), 4);
+    assert_eq!(tight.keys(), [key(1), key(3), key(4)].into());
+    drop(used);
+    assert_eq!(tight.clear(), 3);
+    assert_eq!(tight.usage().bytes, 0);
+}
+
+#[test]
+fn what_is_of_no_use_goes_with_all_that_is_built_on_it() {
+    let cache = tempfile::tempdir().unwrap();
+    let store = store(cache.path(), PLENTY);
+    let root = take(&store, 1, None);
+    drop(take(&store, 2, Some(&root)));
+    drop(take(&store, 3, None));
+    store.discard(root);
+    assert_eq!(store.keys(), [key(3)].into());
+}
