@@ -11,6 +11,7 @@ use crate::finding::view::{Loader, View, is_passthrough_word};
 use crate::probe::host_config::HostConfigFacts;
 use crate::probe::initramfs::ModprobeRule;
 use crate::probe::modules::{ModuleState, canonical};
+use crate::scenario::FailureKind;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -239,6 +240,13 @@ fn boot_entry_not_refreshed(view: &View<'_>) -> Option<Draft> {
 }
 
 fn reboot_pending(view: &View<'_>) -> Option<Draft> {
+    // The facts are from before a reboot that then failed.
+    if view
+        .run()
+        .is_some_and(|run| run.failure == Some(FailureKind::Boot))
+    {
+        return None;
+    }
     let mut draft =
         Draft::new("the host is set up for its next boot and has not been rebooted since");
     let mut pending = false;
@@ -301,10 +309,13 @@ pub(super) fn in_force_since_boot(view: &View<'_>, rule: &ModprobeRule) -> Optio
 fn initramfs_stale(view: &View<'_>) -> Option<Draft> {
     let facts = view.facts();
     let (config, initramfs) = (facts.host_config.as_ref()?, facts.initramfs.as_ref()?);
+    // Options of other modules are none of passthrough's business, and a file without .conf is no file.
     let own = |rule: &&ModprobeRule| {
-        rule.file
-            .trim_start_matches('/')
-            .starts_with("etc/modprobe.d/")
+        let file = rule.file.trim_start_matches('/');
+        let about = rule.command != "options" || rule.module.starts_with("vfio");
+        about
+            && file.starts_with("etc/modprobe.d/")
+            && file.ends_with(".conf")
             && initramfs.drivers.contains(&canonical(&rule.module))
     };
     let key = |rule: &ModprobeRule| format!("{} {} {}", rule.command, rule.module, rule.rest);
