@@ -6,7 +6,7 @@ use super::references::{
     GRUB_CONFIGURATION, INITRAMFS, INITRAMFS_DEBUG, PVE_BOOT_TOOL, PVE_CMDLINE,
 };
 use super::storage;
-use crate::finding::model::{Draft, Rule, Severity};
+use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Loader, View, is_passthrough_word};
 use crate::probe::host_config::HostConfigFacts;
 use crate::probe::initramfs::ModprobeRule;
@@ -98,7 +98,7 @@ fn grub_syntax_error(view: &View<'_>) -> Option<Draft> {
         Draft::new(cause)
             .severity_if(unused, Severity::Note)
             .proof("host-config", error.message.clone())
-            .fix(format!("sh -n {}", error.file))
+            .fix(format!("sh -n {}", word(&error.file)))
             .fix(format!("# close the quote in {}", error.file))
             .fix("update-grub")
             .fix("reboot"),
@@ -381,7 +381,7 @@ fn initramfs_update_interrupted(view: &View<'_>) -> Option<Draft> {
             "the last update of {image} was cut off, so the image is the one from before"
         ))
         .proof("host-config", format!("{left_over} was left over"))
-        .fix(format!("rm {left_over}"))
+        .fix(format!("rm {}", word(left_over)))
         .fix("update-initramfs -u -k all")
         .fix("reboot"),
     )

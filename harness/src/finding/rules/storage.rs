@@ -2,7 +2,7 @@
 
 use super::drivers::id_taking;
 use super::references::{PVE_DISKS, PVE_PASSTHROUGH, ZFS_IMPORT};
-use crate::finding::model::{Draft, Rule, Severity};
+use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Claim, View, describe, is_on_vfio};
 use crate::lab::PciAddress;
 use crate::probe::host_storage::{HostDisk, UseKind};
@@ -162,11 +162,17 @@ fn in_use_on_host(view: &View<'_>) -> Option<Draft> {
         draft = match one.kind {
             UseKind::Mount => draft.fix(format!(
                 "umount {}   # and take it out of /etc/fstab",
-                one.name
+                word(&one.name)
             )),
-            UseKind::Lvm => draft.fix(format!("lvchange -an /dev/mapper/{}", one.name)),
-            UseKind::Raid => draft.fix(format!("mdadm --stop /dev/{}", one.name)),
-            UseKind::Crypt => draft.fix(format!("cryptsetup close {}", one.name)),
+            UseKind::Lvm => draft.fix(format!(
+                "lvchange -an {}",
+                word(&format!("/dev/mapper/{}", one.name))
+            )),
+            UseKind::Raid => draft.fix(format!(
+                "mdadm --stop {}",
+                word(&format!("/dev/{}", one.name))
+            )),
+            UseKind::Crypt => draft.fix(format!("cryptsetup close {}", word(&one.name))),
             _ => draft,
         };
     }
@@ -199,7 +205,8 @@ fn pulled_from_under(view: &View<'_>) -> Option<Draft> {
         )
         .proof("vm-configs", claim.quote())
         .fix(format!(
-            "umount -l {target}   # and take it out of /etc/fstab"
+            "umount -l {}   # and take it out of /etc/fstab",
+            word(target)
         )),
     )
 }
@@ -247,7 +254,7 @@ fn pool_on_host(view: &View<'_>) -> Option<Draft> {
                 .proof("host-storage", format!("zpool list: {} {} on {}", pool.name, pool.health, pool.disks.join(" ")))
                 .proof("host-storage", uses(disk))
                 .proof("vm-configs", claim.quote())
-                .fix(format!("zpool export {}", pool.name))
+                .fix(format!("zpool export {}", word(&pool.name)))
                 .fix("# have the controller at vfio-pci from boot on, so that the host never sees its disks"),
         );
     }
