@@ -69,6 +69,14 @@ impl Runner<'_> {
         };
         let mut book = self.book(Some(key)).await;
         book.run = Some(self.context(None));
+        if let Some(run) = &mut book.run {
+            run.console = self
+                .machine
+                .iter()
+                .flat_map(|one| one.console().tail())
+                .collect();
+            run.nas_console = self.keep_nas_console().await.unwrap_or_default();
+        }
         let findings = finding::derive(&book);
         self.keep_book(&book);
         let held = judge(expected, findings)?;

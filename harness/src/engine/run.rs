@@ -333,7 +333,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    async fn keep_nas_console(&self) -> Option<Vec<String>> {
+    pub(super) async fn keep_nas_console(&self) -> Option<Vec<String>> {
         let machine = self.machine.as_ref()?;
         let limit = self.session.ground.deadlines().agent_answer;
         let bytes = tokio::time::timeout(limit, nas::console(machine.agent()))
