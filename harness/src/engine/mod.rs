@@ -6,6 +6,7 @@ mod checks;
 mod failure;
 mod findings;
 mod freeze;
+mod hold;
 mod look;
 mod nas;
 mod redact;
@@ -15,6 +16,10 @@ mod snapshot;
 mod timings;
 
 pub use failure::Failure;
+pub(crate) use failure::chain;
+#[cfg(test)]
+pub(crate) use nas::CONFIG as NAS_CONFIG;
+pub use hold::{Held, HoldError, NAS};
 pub use redact::{Redactor, ShapeError};
 pub use session::{
     CHECKPOINT_BUDGET, Checkpoints, Options, Session, SessionError, Summary, toolbox_qemu, unmet,

@@ -17,7 +17,7 @@ use super::timings::Timings;
 use crate::accel::{self, Accelerator, Choice, Deadlines, QemuProgram, Requested};
 use crate::checkpoint::{Records, Store, StoreError};
 use crate::event::{EventKind, Events, Listener, Verdict};
-use crate::evidence::{EventLog, EvidenceError, RunFolder};
+use crate::evidence::{EventLog, EvidenceError, RunFolder, ScenarioFolder};
 use crate::host;
 use crate::lab::Lab;
 use crate::machine::Blanks;
@@ -322,7 +322,6 @@ impl Session {
             steps: scenario.steps.len() + usize::from(scenario.checks_at_the_end()),
             folder: folder.path().to_owned(),
         });
-        let mut stop = self.stop.clone();
         let (plan, route) = match self.planned(scenario).await {
             Ok(planned) => planned,
             Err(SessionError::Interrupted) => return Verdict::Interrupted,
@@ -335,8 +334,7 @@ impl Session {
         let mut runner = Runner::new(self, scenario, &folder, plan, route);
         let verdict = tokio::select! {
             biased;
-            // A sender that is gone can no longer stop anything.
-            () = async { if stop.wait_for(|stop| *stop).await.is_err() { std::future::pending().await } } => Verdict::Interrupted,
+            () = self.stop_requested() => Verdict::Interrupted,
             verdict = runner.walk() => verdict,
         };
         runner.end().await;
@@ -365,6 +363,24 @@ impl Session {
     /// Whether somebody asked the run to stop.
     pub fn stopped(&self) -> bool {
         *self.stop.borrow()
+    }
+
+    /// Waits until somebody asks the run to stop.
+    pub(super) async fn stop_requested(&self) {
+        let mut stop = self.stop.clone();
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            // A sender that is gone can no longer stop anything.
+            std::future::pending().await
+        }
+    }
+
+    pub(super) fn scenario_folder(&self, name: &str) -> Result<ScenarioFolder, EvidenceError> {
+        self.folder.scenario(name)
+    }
+
+    /// The toolbox.
+    pub fn toolbox(&self) -> &Toolbox {
+        &self.images.toolbox
     }
 
     /// The run's folder.
