@@ -65,6 +65,7 @@ fn scenario(name: &str, actions: Vec<Action>) -> Scenario {
         lab: lab(Iommu::Intel),
         steps: actions.into_iter().enumerate().map(step).collect(),
         expect: Expect::default(),
+        findings: None,
         failure: None,
     }
 }

@@ -169,7 +169,7 @@ fn device(message: &str) -> Option<PciAddress> {
         .split(|c: char| !(c.is_ascii_hexdigit() || c == ':' || c == '.'))
         .map(|word| word.trim_end_matches([':', '.']))
         .filter_map(|word| word.parse().ok())
-        .last()
+        .next_back()
 }
 
 /// `pci 0000:00:1f.2: [8086:2922] type 00 class 0x010601 …`
