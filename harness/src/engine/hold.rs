@@ -4,13 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Failure;
 use super::failure::{StepError, chain};
 use super::freeze::EarlierFacts;
 use super::nas;
 use super::run::Runner;
 use super::session::{Session, SessionError, unmet};
-use crate::event::EventKind;
+use crate::event::{EventKind, Verdict};
 use crate::machine::Machine;
 use crate::plan::{NodeId, RouteLeg};
 use crate::scenario::{Scenario, Vmid};
@@ -25,7 +24,7 @@ pub struct Held<'a> {
     /// The step after which it stands, from 1; 0 when it was only switched on.
     pub step: usize,
     /// What went wrong in the step after that, if that is why it stands here.
-    pub stopped_by: Option<&'a Failure>,
+    pub stopped_by: Option<&'a Verdict>,
     /// A private folder with a short path, gone when the lab goes.
     pub sockets: &'a Path,
     /// The lab's evidence.
@@ -37,7 +36,7 @@ pub struct Held<'a> {
 pub enum HoldError {
     /// A step failed and left no machine.
     #[error("the machine did not live through its steps")]
-    Failed(Box<Failure>),
+    Failed(Verdict),
     /// The lab could not be set up.
     #[error("{0}")]
     SetUp(String),
@@ -97,25 +96,25 @@ async fn stand<T>(
     step: usize,
     stay: impl AsyncFnOnce(Held<'_>) -> T,
 ) -> Result<T, HoldError> {
-    let (at, failure) = match runner.climb(step).await {
+    let (at, verdict) = match runner.climb(step).await {
         Ok(()) => (step, None),
         Err(StepError::SetUp(message)) => return Err(HoldError::SetUp(message)),
         Err(StepError::Failed(failure)) => {
             let failure = runner.explain(failure).await;
-            (failure.step.saturating_sub(1), Some(failure))
+            let at = failure.step.saturating_sub(1);
+            (at, Some(Verdict::Failed { failure }))
         }
     };
-    let machine = match (&runner.machine, failure) {
-        (Some(machine), failure) if machine.is_alive() => (machine, failure),
-        (_, Some(failure)) => return Err(HoldError::Failed(failure)),
-        (_, None) => return Err(HoldError::SetUp("the machine is off".to_owned())),
+    let machine = runner.machine.as_ref().filter(|machine| machine.is_alive());
+    let Some(machine) = machine else {
+        let off = || HoldError::SetUp("the machine is off".to_owned());
+        return Err(verdict.map_or_else(off, HoldError::Failed));
     };
-    let (machine, failure) = machine;
     machine.let_go();
     let held = Held {
         machine,
         step: at,
-        stopped_by: failure.as_deref(),
+        stopped_by: verdict.as_ref(),
         sockets: runner.folder.sockets(),
         folder: runner.folder.path(),
     };
