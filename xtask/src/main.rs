@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod cache;
 mod doctor;
 mod doctor_host;
 mod exit;
@@ -13,6 +14,9 @@ mod findings;
 mod images_command;
 mod lab;
 mod schema;
+mod shell;
+mod up;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,6 +47,8 @@ enum Command {
     Findings(findings::FindingsCommand),
     /// Builds, lists, checks and removes the lab's images.
     Images(images_command::ImagesCommand),
+    /// Shows what checkpoints there are and what they take, or removes them.
+    Cache(cache::CacheCommand),
     /// Measures a scenario: every phase, and how much of the time the harness itself took.
     Bench(bench::BenchCommand),
     /// Writes the JSON Schemas of scenario and lab files, for editors.
@@ -75,7 +81,25 @@ struct Machine {
     scenarios: Option<PathBuf>,
 }
 
+/// Where the lab that is up is looked for.
+#[derive(Debug, Clone, Args)]
+struct CacheFolder {
+    /// Folder of images and evidence; the user's cache folder when not given.
+    #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
+    cache: Option<PathBuf>,
+}
+
+impl CacheFolder {
+    fn root(&self) -> anyhow::Result<PathBuf> {
+        Ok(images::Cache::open(self.cache.clone())?.root().to_owned())
+    }
+}
+
 impl Machine {
+    fn cache_folder(&self) -> anyhow::Result<PathBuf> {
+        Ok(images::Cache::open(self.cache.clone())?.root().to_owned())
+    }
+
     fn scenarios(&self) -> &Path {
         self.scenarios.as_deref().unwrap_or(scenarios::folder())
     }
@@ -107,6 +131,7 @@ fn main() -> ExitCode {
         Command::Doctor(command) => doctor::run(command),
         Command::Findings(command) => findings::run(command),
         Command::Images(command) => images_command::run(command),
+        Command::Cache(command) => cache::run(command),
         Command::Bench(command) => bench::run(command),
         Command::Schema => schema::run(),
     };

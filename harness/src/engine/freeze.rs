@@ -64,7 +64,7 @@ impl Runner<'_> {
         nodes: &[NodeId],
         facts: EarlierFacts,
     ) -> Result<usize, StepError> {
-        let Some(store) = self.session.store() else {
+        let Some(store) = self.session.ground.store() else {
             return Ok(0);
         };
         for depth in (1..=nodes.len()).rev() {
@@ -120,7 +120,7 @@ impl Runner<'_> {
 
     /// Takes a checkpoint of the state that was just reached, unless there is one.
     pub(super) async fn checkpoint_now(&mut self, node: NodeId) {
-        let Some(store) = self.session.store() else {
+        let Some(store) = self.session.ground.store() else {
             return;
         };
         let key = self.key(node);
@@ -159,6 +159,7 @@ impl Runner<'_> {
     async fn freeze(&mut self, node: NodeId) -> Result<Checkpoint, Trouble> {
         let store = self
             .session
+            .ground
             .store()
             .ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
         if let Some(machine) = &self.machine
@@ -254,11 +255,12 @@ impl Runner<'_> {
     ) -> Result<(), Trouble> {
         let store = self
             .session
+            .ground
             .store()
             .ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
         store.check(checkpoint)?;
         self.take_labs_of(nodes);
-        let images = self.session.disk_images(first_lab(self.scenario));
+        let images = self.session.ground.disk_images(first_lab(self.scenario));
         let images = images.into_iter().map(|image| Some(image.path));
         let bases = images.chain(std::iter::repeat(None));
         let meta = &checkpoint.meta;
@@ -277,6 +279,7 @@ impl Runner<'_> {
             .map_err(|error| Trouble::Lab(chain(&error)))?;
         self.disks = Some(disks);
         self.saved = meta.saved.clone();
+        self.keep("pve-console-before.log", &meta.console.join("\n"))?;
         let (Some(ram), Some(boot_id)) = (&meta.ram, &meta.boot_id) else {
             return Ok(());
         };
@@ -284,9 +287,9 @@ impl Runner<'_> {
         let expected = expected.ok_or_else(|| Trouble::Lab("its RAM is not listed".to_owned()))?;
         let path = checkpoint.file(ram);
         let place = self.placement(true)?;
-        let deadlines = self.session.deadlines();
+        let deadlines = self.session.ground.deadlines();
         let (mut machine, ()) = Machine::restore(
-            self.session.qemu(),
+            self.session.ground.qemu(),
             &self.lab,
             &place,
             self.folder.path(),
@@ -313,7 +316,7 @@ impl Runner<'_> {
 
     /// Whether the facts that steps before the last of these states look at are on record.
     async fn knows_all_before(&self, passed: &[NodeId]) -> bool {
-        let Some(records) = self.session.records() else {
+        let Some(records) = self.session.ground.records() else {
             return false;
         };
         for leg in &self.route().legs {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::failure::{StepError, chain};
 use super::freeze::EarlierFacts;
+use super::ground::{SessionError, unmet};
 use super::nas;
 use super::run::Runner;
-use super::session::{Session, SessionError, unmet};
+use super::session::Session;
 use crate::event::{EventKind, Verdict};
 use crate::machine::Machine;
 use crate::plan::{NodeId, RouteLeg};
@@ -86,7 +87,7 @@ impl Session {
             outcome = stand(&mut runner, step, stay) => outcome,
         };
         runner.end().await;
-        self.timings().save();
+        self.ground.timings().save();
         outcome
     }
 }

@@ -6,21 +6,24 @@ mod checks;
 mod failure;
 mod findings;
 mod freeze;
+mod ground;
 mod hold;
 mod look;
 mod nas;
 mod redact;
 mod run;
+mod schedule;
 mod session;
 mod snapshot;
 mod timings;
 
 pub use failure::Failure;
 pub(crate) use failure::chain;
+pub use ground::{
+    CHECKPOINT_BUDGET, Checkpoints, Ground, Options, SessionError, toolbox_qemu, unmet,
+};
+pub use hold::{Held, HoldError, NAS};
 #[cfg(test)]
 pub(crate) use nas::CONFIG as NAS_CONFIG;
-pub use hold::{Held, HoldError, NAS};
 pub use redact::{Redactor, ShapeError};
-pub use session::{
-    CHECKPOINT_BUDGET, Checkpoints, Options, Session, SessionError, Summary, toolbox_qemu, unmet,
-};
+pub use session::{Session, Summary};

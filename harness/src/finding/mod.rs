@@ -14,6 +14,7 @@ mod view;
 pub use book::{BookError, FORMAT, FactBook, FactSet, Incident, RunContext};
 pub use gather::{HOST_PROBES, NAS_PROBES, gather};
 pub use mask::mask;
+pub(crate) use model::one_line;
 pub use model::{Finding, Proof, Reference, Rule, Severity};
 pub use rules::{advice, derive, rule, rules};
 

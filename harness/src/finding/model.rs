@@ -84,7 +84,7 @@ pub(super) struct Draft {
 impl Draft {
     pub(super) fn new(cause: impl Into<String>) -> Self {
         Draft {
-            cause: cause.into(),
+            cause: one_line(&cause.into()),
             severity: None,
             proof: Vec::new(),
             fix: Vec::new(),
@@ -92,23 +92,23 @@ impl Draft {
     }
 
     pub(super) fn proof(mut self, source: &'static str, quote: impl Into<String>) -> Self {
-        let quote = quote.into();
+        let quote = one_line(&quote.into());
         self.proof.push(Proof { source, quote });
         self
     }
 
     pub(super) fn proofs(
-        mut self,
+        self,
         source: &'static str,
         quotes: impl IntoIterator<Item = String>,
     ) -> Self {
-        let proofs = quotes.into_iter().map(|quote| Proof { source, quote });
-        self.proof.extend(proofs);
-        self
+        quotes
+            .into_iter()
+            .fold(self, |draft, quote| draft.proof(source, quote))
     }
 
     pub(super) fn fix(mut self, command: impl Into<String>) -> Self {
-        self.fix.push(command.into());
+        self.fix.push(one_line(&command.into()));
         self
     }
 
@@ -140,5 +140,21 @@ impl Rule {
             fix: draft.fix,
             reference: self.reference,
         })
+    }
+}
+
+/// A text without line ends and other characters that a terminal acts on: facts may come from anybody.
+pub(crate) fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let text = lines.join("; ");
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// A text from a host as one word of a command: facts may come from anybody, and names may have spaces.
+pub(super) fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./:=,@%+-".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => crate::guest::quoted(text),
     }
 }

@@ -14,4 +14,5 @@ pub use exec::{Exec, Exit, Guest, GuestError, Output};
 pub use local::Local;
 pub use nested::Nested;
 pub use rehearsal::Rehearsal;
+pub(crate) use ssh::quoted;
 pub use ssh::{Ssh, SshError};

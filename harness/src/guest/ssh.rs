@@ -119,7 +119,7 @@ fn ssh(socket: &std::path::Path) -> Command {
 }
 
 /// A word as any shell reads it back.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

@@ -143,7 +143,10 @@ mod tests {
     #[test]
     fn the_scripts_are_ones_that_a_shell_can_read() {
         for script in [server(0, &keys()), passage(1), passage_is_open(1)] {
-            let checked = Command::new("sh").args(["-n", "-c", &script]).output().unwrap();
+            let checked = Command::new("sh")
+                .args(["-n", "-c", &script])
+                .output()
+                .unwrap();
             assert!(checked.status.success(), "{checked:?}\n{script}");
         }
     }

@@ -100,8 +100,9 @@ fn generate(path: &Path, toolbox: &Toolbox) -> Result<(), KeyError> {
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), KeyError> {
-    let write =
-        || fs::write(path, text).and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)));
+    let write = || {
+        fs::write(path, text).and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
+    };
     write().map_err(|source| KeyError::File {
         path: path.to_owned(),
         source,

@@ -17,7 +17,9 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
     /// It has fewer.
-    #[error("{scenario} has no step {number}: its steps are 1 to {last}, and 0 is the machine as it is switched on")]
+    #[error(
+        "{scenario} has no step {number}: its steps are 1 to {last}, and 0 is the machine as it is switched on"
+    )]
     NoSuchNumber {
         /// The scenario.
         scenario: String,
@@ -37,7 +39,9 @@ pub enum PlaceError {
         titles: String,
     },
     /// Several titles have that in them.
-    #[error("several steps of {scenario} have `{words}` in their titles; give more of it, or a number:\n{titles}")]
+    #[error(
+        "several steps of {scenario} have `{words}` in their titles; give more of it, or a number:\n{titles}"
+    )]
     Ambiguous {
         /// The scenario.
         scenario: String,
@@ -115,8 +119,15 @@ impl Place {
 
 /// A place, in the words of the scenario.
 pub(super) fn described(scenario: &Scenario, step: usize) -> String {
-    match step.checked_sub(1).and_then(|index| scenario.steps.get(index)) {
-        Some(one) => format!("after step {step} of {} ({})", scenario.steps.len(), one.title),
+    match step
+        .checked_sub(1)
+        .and_then(|index| scenario.steps.get(index))
+    {
+        Some(one) => format!(
+            "after step {step} of {} ({})",
+            scenario.steps.len(),
+            one.title
+        ),
         None => "switched on, before its first step".to_owned(),
     }
 }
@@ -162,7 +173,10 @@ mod tests {
         check("one@reboot", Ok(2));
         check("one@INITRAMFS", Ok(3));
         check("one@4", Err("its steps are 1 to 3"));
-        check("one@configuration", Err("  1  Write GRUB's configuration\n    2  Reboot"));
+        check(
+            "one@configuration",
+            Err("  1  Write GRUB's configuration\n    2  Reboot"),
+        );
         check("one@snapshot", Err("  3  Rebuild the initramfs"));
     }
 }

@@ -14,7 +14,7 @@ pub(crate) mod wire;
 
 pub use argv::{Placement, argv, disk_nodes, hardware};
 pub use console::Console;
-pub use doors::{DOORS, Door, Doors, GuestEnd, port_name};
 pub use disks::{Blanks, DiskChain, DiskError, Disks};
+pub use doors::{DOORS, Door, Doors, GuestEnd, port_name};
 pub use power::{BootFailure, Machine, MachineError};
 pub use process::{Process, ProcessError};

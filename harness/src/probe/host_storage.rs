@@ -20,6 +20,9 @@ pub struct HostStorageFacts {
     pub disks: Vec<HostDisk>,
     /// The pools that the host has imported; none where ZFS is not loaded.
     pub pools: Option<Vec<HostPool>>,
+    /// File systems that are still mounted and whose disk is gone, as `/dev/sda1 on /srv`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_mounts: Vec<String>,
 }
 
 /// A disk of the host.
@@ -86,6 +89,9 @@ pub struct HostPool {
     pub health: String,
     /// The disks that it is on.
     pub disks: Vec<String>,
+    /// Devices of it that the host does not have any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
 }
 
 impl HostDisk {
@@ -118,6 +124,9 @@ done
 cd /
 while read -r source target type rest; do
     [ "$type" = zfs ] && [ "$target" = / ] && printf 'zfs-root\t%s\n' "$source"
+    case $source in
+    /dev/sd* | /dev/nvme* | /dev/md* | /dev/mapper/*) [ -b "$source" ] || printf 'lost\t%s\t%s\n' "$source" "$target" ;;
+    esac
 done </proc/self/mounts
 if [ -e /sys/module/zfs ] && command -v zpool >/dev/null; then
     echo zfs
@@ -206,6 +215,7 @@ pub fn parse(output: &str) -> Result<HostStorageFacts, ParseError> {
     let mut paths = Vec::new();
     let mut nvme = Vec::new();
     let mut root_pool = None;
+    let mut lost_mounts = Vec::new();
     let mut pools: Option<Vec<(String, String, Vec<String>)>> = None;
     for record in records(&lines)? {
         match record.keyword {
@@ -214,6 +224,10 @@ pub fn parse(output: &str) -> Result<HostStorageFacts, ParseError> {
             "zfs-root" => {
                 let source = record.one()?;
                 root_pool = source.split('/').next().map(str::to_owned);
+            }
+            "lost" => {
+                let [source, target] = record.fields()?;
+                lost_mounts.push(format!("{source} on {target}"));
             }
             "zfs" => pools = Some(Vec::new()),
             "zpool" => {
@@ -275,20 +289,33 @@ pub fn parse(output: &str) -> Result<HostStorageFacts, ParseError> {
         return Err(ParseError::missing("any disk"));
     }
     disks.sort_by(|a, b| a.name.cmp(&b.name));
+    let gone = |members: &[String]| -> Vec<String> {
+        let here = |member: &&String| known.iter().any(|(_, names)| names.contains(member));
+        members
+            .iter()
+            .filter(|member| !here(member))
+            .cloned()
+            .collect()
+    };
     let whole = |members: Vec<String>| -> Vec<String> {
         let holds = |names: &[String]| members.iter().any(|member| names.contains(member));
         let holding = known.iter().filter(|(_, names)| holds(names));
         holding.map(|(disk, _)| disk.clone()).collect()
     };
     let pools = pools.map(|pools| {
-        let pool = |(name, health, members)| HostPool {
+        let pool = |(name, health, members): (String, String, Vec<String>)| HostPool {
             name,
             health,
+            missing: gone(&members),
             disks: whole(members),
         };
         pools.into_iter().map(pool).collect()
     });
-    Ok(HostStorageFacts { disks, pools })
+    Ok(HostStorageFacts {
+        disks,
+        pools,
+        lost_mounts,
+    })
 }
 
 /// A name and the last PCI device on its path.
@@ -387,6 +414,22 @@ end
             ("tank", "sdb")
         );
         assert_eq!(pools[1].health, "ONLINE");
+        assert!(pools[1].missing.is_empty() && facts.lost_mounts.is_empty());
+    }
+
+    /// The controller was given away while the host used its disks.
+    #[test]
+    fn what_was_pulled_from_under_the_host_is_told() {
+        let gone = HOST
+            .replace("/dev/sdb1", "/dev/sdc1")
+            .replace("zfs-root", "lost\t/dev/sdd1\t/srv\nzfs-root");
+        let facts = parse(&gone).unwrap();
+        assert_eq!(facts.lost_mounts, ["/dev/sdd1 on /srv"]);
+        let pools = facts.pools.unwrap();
+        assert_eq!(
+            (pools[1].missing.as_slice(), pools[1].disks.len()),
+            (&["sdc1".to_owned()][..], 0)
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use console::style;
 
-use crate::finding::{Finding, Severity};
+use crate::finding::{Finding, Severity, one_line};
 use crate::probe::Probe;
 
 /// How wide the column before the words is.
@@ -33,8 +33,11 @@ pub fn render_findings(findings: &[Finding]) -> String {
             .unwrap_or_default();
         for (index, proof) in finding.proof.iter().enumerate() {
             let label = if index == 0 { "  proof" } else { "" };
-            let quote = proof.quote.lines().collect::<Vec<_>>().join("; ");
-            let _ = writeln!(text, "{label:MARGIN$}{:width$}  {quote}", proof.source);
+            let _ = writeln!(
+                text,
+                "{label:MARGIN$}{:width$}  {}",
+                proof.source, proof.quote
+            );
         }
         for (index, line) in finding.fix.iter().enumerate() {
             let label = if index == 0 { "  fix" } else { "" };
@@ -51,7 +54,7 @@ pub fn render_findings(findings: &[Finding]) -> String {
 pub fn render_unreadable(unreadable: &BTreeMap<Probe, String>) -> String {
     let mut text = String::new();
     for (probe, why) in unreadable {
-        let why = why.lines().collect::<Vec<_>>().join("; ");
+        let why = one_line(why);
         let _ = writeln!(text, "not readable: {probe}: {why}");
     }
     text
@@ -86,7 +89,7 @@ mod tests {
             proof: ["host-config", "pci"]
                 .map(|source| Proof {
                     source,
-                    quote: "one\ntwo".to_owned(),
+                    quote: "one; two".to_owned(),
                 })
                 .into(),
             fix: vec!["update-initramfs -u -k all".to_owned(), "reboot".to_owned()],

@@ -6,11 +6,12 @@ use super::references::{
     GRUB_CONFIGURATION, INITRAMFS, INITRAMFS_DEBUG, PVE_BOOT_TOOL, PVE_CMDLINE,
 };
 use super::storage;
-use crate::finding::model::{Draft, Rule, Severity};
+use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Loader, View, is_passthrough_word};
 use crate::probe::host_config::HostConfigFacts;
 use crate::probe::initramfs::ModprobeRule;
 use crate::probe::modules::{ModuleState, canonical};
+use crate::scenario::FailureKind;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -97,7 +98,7 @@ fn grub_syntax_error(view: &View<'_>) -> Option<Draft> {
         Draft::new(cause)
             .severity_if(unused, Severity::Note)
             .proof("host-config", error.message.clone())
-            .fix(format!("sh -n {}", error.file))
+            .fix(format!("sh -n {}", word(&error.file)))
             .fix(format!("# close the quote in {}", error.file))
             .fix("update-grub")
             .fix("reboot"),
@@ -239,6 +240,13 @@ fn boot_entry_not_refreshed(view: &View<'_>) -> Option<Draft> {
 }
 
 fn reboot_pending(view: &View<'_>) -> Option<Draft> {
+    // The facts are from before a reboot that then failed.
+    if view
+        .run()
+        .is_some_and(|run| run.failure == Some(FailureKind::Boot))
+    {
+        return None;
+    }
     let mut draft =
         Draft::new("the host is set up for its next boot and has not been rebooted since");
     let mut pending = false;
@@ -301,10 +309,13 @@ pub(super) fn in_force_since_boot(view: &View<'_>, rule: &ModprobeRule) -> Optio
 fn initramfs_stale(view: &View<'_>) -> Option<Draft> {
     let facts = view.facts();
     let (config, initramfs) = (facts.host_config.as_ref()?, facts.initramfs.as_ref()?);
+    // Options of other modules are none of passthrough's business, and a file without .conf is no file.
     let own = |rule: &&ModprobeRule| {
-        rule.file
-            .trim_start_matches('/')
-            .starts_with("etc/modprobe.d/")
+        let file = rule.file.trim_start_matches('/');
+        let about = rule.command != "options" || rule.module.starts_with("vfio");
+        about
+            && file.starts_with("etc/modprobe.d/")
+            && file.ends_with(".conf")
             && initramfs.drivers.contains(&canonical(&rule.module))
     };
     let key = |rule: &ModprobeRule| format!("{} {} {}", rule.command, rule.module, rule.rest);
@@ -370,7 +381,7 @@ fn initramfs_update_interrupted(view: &View<'_>) -> Option<Draft> {
             "the last update of {image} was cut off, so the image is the one from before"
         ))
         .proof("host-config", format!("{left_over} was left over"))
-        .fix(format!("rm {left_over}"))
+        .fix(format!("rm {}", word(left_over)))
         .fix("update-initramfs -u -k all")
         .fix("reboot"),
     )

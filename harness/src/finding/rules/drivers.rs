@@ -3,7 +3,7 @@
 use super::boot::{blacklisted_and_loaded, in_force_since_boot};
 use super::references::{KERNEL_VIRQFD, MODPROBE, PVE_PASSTHROUGH, PVE_WATCHDOG};
 use crate::finding::book::Incident;
-use crate::finding::model::{Draft, Rule, Severity};
+use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{View, describe, is_bridge};
 use crate::probe::modules::canonical;
 use crate::probe::pci::PciDevice;
@@ -102,8 +102,9 @@ fn blacklist_bypassed(view: &View<'_>) -> Option<Draft> {
         draft
             .fix(fix)
             .fix(format!(
-                "echo 'install {module} /bin/false' >> {}",
-                rule.file
+                "echo {} >> {}",
+                word(&format!("install {module} /bin/false")),
+                word(&rule.file)
             ))
             .fix("update-initramfs -u -k all")
             .fix("reboot"),
@@ -259,7 +260,7 @@ fn virqfd_gone(view: &View<'_>) -> Option<Draft> {
                 modules.kernel
             ),
         )
-        .fix(format!("sed -i '/^vfio_virqfd$/d' {}", listed.file)),
+        .fix(format!("sed -i '/^vfio_virqfd$/d' {}", word(&listed.file))),
     )
 }
 

@@ -2,7 +2,7 @@
 
 use super::references::{KERNEL_PANIC, SMART, ZFS_FAILURES};
 use crate::finding::book::Incident;
-use crate::finding::model::{Draft, Rule, Severity};
+use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::View;
 use crate::probe::pool::{Pool, Vdev};
 use crate::probe::smart::SmartDisk;
@@ -109,7 +109,7 @@ fn disk_failing(view: &View<'_>) -> Option<Draft> {
     Some(
         Draft::new(cause)
             .proofs("smart", failing.into_iter().map(|(_, quote)| quote))
-            .fix(format!("smartctl -a {device}"))
+            .fix(format!("smartctl -a {}", word(&device)))
             .fix("# replace the disk: zpool replace POOL OLD NEW"),
     )
 }
@@ -184,7 +184,7 @@ fn pool_suspended(view: &View<'_>) -> Option<Draft> {
         ))
         .proofs("pool", quote(pool))
         .fix("# bring the controller and its disks back")
-        .fix(format!("zpool clear {}", pool.name)),
+        .fix(format!("zpool clear {}", word(&pool.name))),
     )
 }
 
@@ -208,7 +208,7 @@ fn pool_degraded(view: &View<'_>) -> Option<Draft> {
             pool.name
         ))
         .proofs("pool", quote(pool))
-        .fix(format!("zpool status -v {}", pool.name))
+        .fix(format!("zpool status -v {}", word(&pool.name)))
         .fix("# bring the disk back, or: zpool replace POOL OLD NEW"),
     )
 }
@@ -223,9 +223,9 @@ fn pool_has_errors(view: &View<'_>) -> Option<Draft> {
             pool.errors()
         ))
         .proofs("pool", quote(pool))
-        .fix(format!("zpool status -v {}", pool.name))
-        .fix(format!("zpool scrub {}", pool.name))
-        .fix(format!("zpool clear {}", pool.name)),
+        .fix(format!("zpool status -v {}", word(&pool.name)))
+        .fix(format!("zpool scrub {}", word(&pool.name)))
+        .fix(format!("zpool clear {}", word(&pool.name))),
     )
 }
 

@@ -2,8 +2,9 @@
 
 use super::drivers::id_taking;
 use super::references::{PVE_DISKS, PVE_PASSTHROUGH, ZFS_IMPORT};
-use crate::finding::model::{Draft, Rule, Severity};
-use crate::finding::view::{View, describe};
+use crate::finding::model::{Draft, Rule, Severity, word};
+use crate::finding::view::{Claim, View, describe, is_on_vfio};
+use crate::lab::PciAddress;
 use crate::probe::host_storage::{HostDisk, UseKind};
 use crate::probe::modules::canonical;
 use crate::probe::vm_configs::VmConfigFile;
@@ -147,7 +148,9 @@ fn in_use_on_host(view: &View<'_>) -> Option<Draft> {
         .into_iter()
         .filter(|disk| !disk.is_vital())
         .collect();
-    let first = disks.first()?;
+    let Some(first) = disks.first() else {
+        return pulled_from_under(view);
+    };
     let claim = view.claim_on(first.controller?)?;
     let mut draft = Draft::new(format!(
         "the host uses {}, which is on the controller of VM {}",
@@ -159,21 +162,82 @@ fn in_use_on_host(view: &View<'_>) -> Option<Draft> {
         draft = match one.kind {
             UseKind::Mount => draft.fix(format!(
                 "umount {}   # and take it out of /etc/fstab",
-                one.name
+                word(&one.name)
             )),
-            UseKind::Lvm => draft.fix(format!("lvchange -an /dev/mapper/{}", one.name)),
-            UseKind::Raid => draft.fix(format!("mdadm --stop /dev/{}", one.name)),
-            UseKind::Crypt => draft.fix(format!("cryptsetup close {}", one.name)),
+            UseKind::Lvm => draft.fix(format!(
+                "lvchange -an {}",
+                word(&format!("/dev/mapper/{}", one.name))
+            )),
+            UseKind::Raid => draft.fix(format!(
+                "mdadm --stop {}",
+                word(&format!("/dev/{}", one.name))
+            )),
+            UseKind::Crypt => draft.fix(format!("cryptsetup close {}", word(&one.name))),
             _ => draft,
         };
     }
     Some(draft)
 }
 
+/// A controller that a VM has got, once that is so.
+fn given<'v, 'a>(view: &'v View<'a>) -> Option<&'v Claim<'a>> {
+    let given = |address: &PciAddress| view.device(*address).is_some_and(is_on_vfio);
+    view.claims()
+        .iter()
+        .find(|claim| claim.devices.iter().any(given))
+}
+
+/// The disk is gone, and the file system on it is still mounted.
+fn pulled_from_under(view: &View<'_>) -> Option<Draft> {
+    let lost = &view.facts().host_storage.as_ref()?.lost_mounts;
+    let first = lost.first()?;
+    let target = first.split(" on ").nth(1)?;
+    let claim = given(view)?;
+    Some(
+        Draft::new(format!(
+            "the start of VM {} pulled the disk from under {target}, which the host has mounted",
+            claim.vmid
+        ))
+        .proofs(
+            "host-storage",
+            lost.iter()
+                .map(|one| format!("{one}, whose device is gone")),
+        )
+        .proof("vm-configs", claim.quote())
+        .fix(format!(
+            "umount -l {}   # and take it out of /etc/fstab",
+            word(target)
+        )),
+    )
+}
+
 fn pool_on_host(view: &View<'_>) -> Option<Draft> {
     let storage = view.facts().host_storage.as_ref()?;
     let pools = storage.pools.as_ref()?;
     for pool in pools {
+        if pool.disks.is_empty()
+            && let (Some(device), Some(claim)) = (pool.missing.first(), given(view))
+        {
+            return Some(
+                Draft::new(format!(
+                    "the host had imported `{}` when VM {} took its disks",
+                    pool.name, claim.vmid
+                ))
+                .proof(
+                    "host-storage",
+                    format!(
+                        "zpool list: {} {}, and {device} is gone",
+                        pool.name, pool.health
+                    ),
+                )
+                .proof("vm-configs", claim.quote())
+                .fix(format!("qm shutdown {}", claim.vmid))
+                .fix(format!(
+                    "# give the disks back, then: zpool clear {0}; zpool export {0}",
+                    pool.name
+                )),
+            );
+        }
         let disk = storage.disks.iter().find(|disk| {
             let claimed = disk
                 .controller
@@ -190,7 +254,7 @@ fn pool_on_host(view: &View<'_>) -> Option<Draft> {
                 .proof("host-storage", format!("zpool list: {} {} on {}", pool.name, pool.health, pool.disks.join(" ")))
                 .proof("host-storage", uses(disk))
                 .proof("vm-configs", claim.quote())
-                .fix(format!("zpool export {}", pool.name))
+                .fix(format!("zpool export {}", word(&pool.name)))
                 .fix("# have the controller at vfio-pci from boot on, so that the host never sees its disks"),
         );
     }
@@ -225,12 +289,36 @@ fn disks_not_controller(view: &View<'_>) -> Option<Draft> {
             .find(same)
             .map(|_| one.serial.clone()));
     }
+    let queried = facts.disk_query.iter().flat_map(|one| &one.disks);
+    let queried: Vec<_> = queried
+        .filter(|disk| {
+            disk.model.as_deref() == Some(VIRTUAL) && disk.pool.as_deref() != Some("boot-pool")
+        })
+        .filter(|disk| virtual_disks.iter().any(|one| one.name == disk.name))
+        .collect();
+    for (index, one) in queried.iter().enumerate() {
+        let same = |other: &&&crate::probe::disk_query::QueriedDisk| {
+            (&other.serial, &other.lunid) == (&one.serial, &one.lunid)
+        };
+        twins = twins.or(queried[index + 1..]
+            .iter()
+            .find(same)
+            .map(|_| one.serial.clone()));
+    }
+    let cause = match raw.first() {
+        Some(_) if virtual_disks.is_empty() => {
+            "a VM has disks of the host one by one, without their controller, SMART and identity"
+        }
+        _ => {
+            "the NAS has its data disks as virtual disks, without their controller, SMART and identity"
+        }
+    };
     let quote = |disk: &&crate::probe::disks::BlockDevice| {
         let serial = disk.serial.as_deref().unwrap_or("no serial");
         format!("{}: {VIRTUAL}, {serial}", disk.name)
     };
     Some(
-        Draft::new("the NAS has its data disks as virtual disks, without their controller, SMART and identity")
+        Draft::new(cause)
             .severity_if(twins.is_some(), Severity::Error)
             .proofs("nas-disks", virtual_disks.iter().map(quote))
             .proofs("nas-disks", twins.map(|serial| format!("two disks have {}", serial.unwrap_or("no serial".to_owned()))))

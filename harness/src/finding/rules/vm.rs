@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::references::{PVE_BACKUP, PVE_CONFIG, PVE_MAPPINGS, PVE_PASSTHROUGH};
-use crate::finding::model::{Draft, Rule, Severity};
+use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Claim, View, describe};
 use crate::lab::PciAddress;
 use crate::probe::kernel_log::PciIdentity;
@@ -141,7 +141,12 @@ fn in_snapshot_section(view: &View<'_>) -> Option<Draft> {
                     format!("{file}: [{name}] … {}: {}", line.key, line.value),
                 )
                 .fix(format!("# take the line out below [{name}] in {file}"))
-                .fix(format!("qm set {} --{} {}", vm.vmid, line.key, line.value)),
+                .fix(format!(
+                    "qm set {} --{} {}",
+                    vm.vmid,
+                    line.key,
+                    word(&line.value)
+                )),
             );
         }
     }

@@ -32,7 +32,17 @@ fn pool_on(book: &mut FactBook, disk: &str) {
         name: "tank".to_owned(),
         health: "ONLINE".to_owned(),
         disks: vec![disk.to_owned()],
+        missing: Vec::new(),
     }]);
+}
+
+/// The controller is with the VM, and what the host had on its disks is left hanging.
+fn pulled(book: &mut FactBook) {
+    pool_on(book, "sda");
+    let storage = book.facts.host_storage.as_mut().unwrap();
+    let pool = &mut storage.pools.as_mut().unwrap()[0];
+    pool.missing = std::mem::take(&mut pool.disks);
+    pool.health = "SUSPENDED".to_owned();
 }
 
 /// A network card in the controller's group.
@@ -198,6 +208,11 @@ pub(super) fn cases() -> Vec<Case> {
                 &[(UseKind::Mount, "/srv"), (UseKind::Lvm, "data-srv")],
             );
         }),
+        error("disk-in-use-on-host", |book| {
+            let storage = book.facts.host_storage.as_mut().unwrap();
+            storage.lost_mounts.push("/dev/sda1 on /srv".to_owned());
+        }),
+        error("pool-imported-on-host", pulled),
         error("pool-imported-on-host", |book| {
             disk_on_controller(book, &[(UseKind::Zfs, "tank")]);
             pool_on(book, "sda");
@@ -371,6 +386,15 @@ fn the_hosts_own_disks() {
     silent("disk-in-use-on-host", |book| {
         vm(book, "memory: 512");
         disk_on_controller(book, &[(UseKind::Mount, "/srv")]);
+    });
+    silent("pool-imported-on-host", |book| {
+        pulled(book);
+        bind(book, "00:1f.2", "ahci");
+    });
+    silent("disk-in-use-on-host", |book| {
+        let storage = book.facts.host_storage.as_mut().unwrap();
+        storage.lost_mounts.push("/dev/sda1 on /srv".to_owned());
+        bind(book, "00:1f.2", "ahci");
     });
     silent("pool-imported-on-host", |book| {
         disk_on_controller(book, &[]);

@@ -341,6 +341,18 @@ fn initramfs_and_root() {
         let rule = modprobe("/usr/lib/modprobe.d/pve-blacklist.conf", "blacklist ahci");
         config(book).rules.push(rule);
     });
+    silent("initramfs-stale", |book| {
+        rule_on_disk(book, "options ahci mobile_lpm_policy=1", false);
+        let rules = &mut book.facts.initramfs.as_mut().unwrap().rules;
+        rules.push(modprobe(
+            "etc/modprobe.d/blacklist.conf.bak",
+            "blacklist ahci",
+        ));
+    });
+    silent("reboot-pending", |book| {
+        words(book, "quiet");
+        run(book).failure = Some(crate::scenario::FailureKind::Boot);
+    });
     silent("initramfs-update-interrupted", |book| {
         config(book)
             .written
