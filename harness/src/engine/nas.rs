@@ -19,9 +19,15 @@ pub(super) const NAS: Vmid = 100;
 /// One core: with two, one of a dozen starts under emulation hung early in the guest's boot with
 /// both of its CPUs asleep, as if one had missed the other's interrupt. It costs some eight seconds
 /// a start. Little memory, because VFIO pins all of it before the VM runs.
-pub(super) const CONFIG: &str = "\
+///
+/// Its doors are ports beside the guest agent's, on the bus that `agent: 1` makes.
+pub(crate) const CONFIG: &str = "\
 agent: 1
-args: -chardev file,id=console,path=/run/nas-console.log,append=on -device isa-serial,chardev=console
+args: -chardev file,id=console,path=/run/nas-console.log,append=on -device isa-serial,chardev=console \
+-chardev socket,id=door0,path=/run/nas-door.0,server=on,wait=off \
+-device virtserialport,bus=qga0.0,chardev=door0,name=lab.door.0 \
+-chardev socket,id=door1,path=/run/nas-door.1,server=on,wait=off \
+-device virtserialport,bus=qga0.0,chardev=door1,name=lab.door.1
 balloon: 0
 boot: order=scsi0
 cores: 1

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::act::last_lines;
 use super::failure::{Failure, StepError, chain};
 use super::findings::Memory;
+use super::freeze::EarlierFacts;
 use super::look::Source;
 use super::nas;
 use super::session::Session;
@@ -132,7 +133,8 @@ impl<'a> Runner<'a> {
     }
 
     async fn travel(&mut self) -> Result<(), StepError> {
-        let done = self.begin().await?;
+        let nodes: Vec<NodeId> = self.route().nodes().collect();
+        let done = self.begin(&nodes, EarlierFacts::Judged).await?;
         self.session.progress().note(&self.scenario.name, done);
         self.frozen_at = self.spent;
         let plan = Arc::clone(&self.plan);
@@ -163,7 +165,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Takes one step.
-    async fn step(
+    pub(super) async fn step(
         &mut self,
         leg: &RouteLeg,
         moves: &[NodeId],
@@ -246,6 +248,10 @@ impl<'a> Runner<'a> {
 
     pub(super) fn route(&self) -> &Route {
         &self.plan.routes()[self.route]
+    }
+
+    pub(super) fn route_number(&self) -> usize {
+        self.route
     }
 
     pub(super) fn key(&self, node: NodeId) -> Key {

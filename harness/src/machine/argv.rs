@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::disks::DiskChain;
+use super::doors::{self, DOORS};
 use crate::accel::Accelerator;
 use crate::lab::Lab;
 
@@ -39,6 +40,11 @@ impl Placement {
     /// The guest agent's socket.
     pub fn agent_socket(&self) -> PathBuf {
         self.sockets.join("agent")
+    }
+
+    /// A door's socket.
+    pub fn door_socket(&self, number: usize) -> PathBuf {
+        doors::socket(&self.sockets, number)
     }
 
     /// The serial console's socket.
@@ -145,6 +151,14 @@ pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
         "-device",
         format!("virtserialport,id={AGENT_PORT},chardev=agent,name=org.qemu.guest_agent.0"),
     );
+    for number in 0..DOORS {
+        let (id, name) = (doors::id(number), doors::port_name(number));
+        args.socket(&id, &place.door_socket(number), None);
+        args.pair(
+            "-device",
+            format!("virtserialport,id={id},chardev={id},name={name}"),
+        );
+    }
 
     let mut chains = place.disks.iter();
     args.disk(ROOT_NODE, chains.next());
