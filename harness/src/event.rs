@@ -156,6 +156,25 @@ pub enum EventKind {
     },
 }
 
+impl EventKind {
+    /// The scenario that it is about; none where it is about the run.
+    pub fn scenario(&self) -> Option<&str> {
+        match self {
+            EventKind::RunStarted { .. } | EventKind::RunFinished { .. } => None,
+            EventKind::ScenarioStarted { scenario, .. }
+            | EventKind::Restored { scenario, .. }
+            | EventKind::CheckpointTaken { scenario, .. }
+            | EventKind::NoCheckpoint { scenario, .. }
+            | EventKind::CheckpointUnusable { scenario, .. }
+            | EventKind::StepStarted { scenario, .. }
+            | EventKind::Phase { scenario, .. }
+            | EventKind::StepFinished { scenario, .. }
+            | EventKind::CheckHeld { scenario, .. }
+            | EventKind::ScenarioFinished { scenario, .. } => Some(scenario),
+        }
+    }
+}
+
 /// How a scenario ended.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]

@@ -1,11 +1,12 @@
 //! `cargo xtask lab`: runs scenarios.
 
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use harness::engine::{Session, SessionError};
+use harness::engine::{Ground, Session, SessionError};
 use harness::report::Lines;
 use harness::scenario::{self, Scenario};
 use harness::signals;
@@ -28,12 +29,47 @@ pub struct LabCommand {
     /// Lists the scenarios and runs nothing.
     #[arg(long)]
     list: bool,
+    /// How many machines may run side by side; as many as fit into memory and processors when not given.
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Runs one part of so many, such as 2/5: whole subtrees of the plan, of about the same duration.
+    #[arg(long, value_name = "K/N")]
+    partition: Option<Partition>,
     #[command(flatten)]
     machine: Machine,
 }
 
+/// A part of a run that is spread over machines.
+#[derive(Debug, Clone, Copy)]
+struct Partition {
+    part: usize,
+    parts: usize,
+}
+
+impl FromStr for Partition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let numbers = text
+            .split_once('/')
+            .and_then(|(part, parts)| Some((part.parse().ok()?, parts.parse().ok()?)));
+        match numbers {
+            Some((part, parts)) if (1..=parts).contains(&part) => Ok(Partition { part, parts }),
+            _ => Err("write K/N with K from 1 to N, such as 2/5".to_owned()),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum LabSubcommand {
+    /// Shows what a run would do: the states that scenarios share, what is cached, how long it takes.
+    Plan {
+        /// Scenarios whose names contain one of these; all when none is given.
+        #[arg(value_name = "FILTER")]
+        filters: Vec<String>,
+        #[command(flatten)]
+        machine: Box<Machine>,
+    },
     /// Writes a first scenario file to begin from.
     New {
         /// The scenario's name.
@@ -42,23 +78,15 @@ enum LabSubcommand {
 }
 
 pub fn run(command: LabCommand) -> anyhow::Result<Exit> {
-    if let Some(LabSubcommand::New { name }) = command.command {
-        return new(command.machine.scenarios(), &name);
+    match command.command {
+        Some(LabSubcommand::New { name }) => return new(command.machine.scenarios(), &name),
+        Some(LabSubcommand::Plan { filters, machine }) => return plan(*machine, &filters),
+        None => {}
     }
     let scenarios = command.machine.load_scenarios()?;
-    let chosen: Vec<&Scenario> = scenarios
-        .iter()
-        .filter(|one| matches(&command, &one.name))
-        .collect();
-    if chosen.is_empty() {
-        let names: Vec<&str> = scenarios.iter().map(|one| one.name.as_str()).collect();
-        eprintln!(
-            "no scenario is called {}; there are {}",
-            command.filters.join(" or "),
-            names.join(", ")
-        );
+    let Some(chosen) = choose(&scenarios, &command.filters, command.exact) else {
         return Ok(Exit::NothingRan);
-    }
+    };
     if command.list {
         for one in chosen {
             println!("{:<24} {}", one.name, one.summary);
@@ -66,10 +94,53 @@ pub fn run(command: LabCommand) -> anyhow::Result<Exit> {
         return Ok(Exit::Held);
     }
     let runtime = Runtime::new().context("failed to start the runtime")?;
-    runtime.block_on(run_all(command.machine, &chosen))
+    let side_by_side = (command.jobs, command.partition);
+    runtime.block_on(run_all(command.machine, chosen, side_by_side))
 }
 
-async fn run_all(machine: Machine, scenarios: &[&Scenario]) -> anyhow::Result<Exit> {
+/// The scenarios with such names; none, and a word on it, when there is no such scenario.
+fn choose<'a>(
+    scenarios: &'a [Scenario],
+    filters: &[String],
+    exact: bool,
+) -> Option<Vec<&'a Scenario>> {
+    let chosen: Vec<&Scenario> = scenarios
+        .iter()
+        .filter(|one| matches(filters, exact, &one.name))
+        .collect();
+    if chosen.is_empty() {
+        let names: Vec<&str> = scenarios.iter().map(|one| one.name.as_str()).collect();
+        eprintln!(
+            "no scenario is called {}; there are {}",
+            filters.join(" or "),
+            names.join(", ")
+        );
+        return None;
+    }
+    Some(chosen)
+}
+
+fn plan(machine: Machine, filters: &[String]) -> anyhow::Result<Exit> {
+    let scenarios = machine.load_scenarios()?;
+    let Some(chosen) = choose(&scenarios, filters, false) else {
+        return Ok(Exit::NothingRan);
+    };
+    let runtime = Runtime::new().context("failed to start the runtime")?;
+    runtime.block_on(async {
+        let stop = signals::stop_on_signals().context("failed to catch signals")?;
+        let lines = Arc::new(Lines::to_stderr());
+        let ground = Ground::prepare(machine.options(), lines, stop).await?;
+        let plan = ground.plan(&chosen).await?;
+        print!("{}", harness::plan::show(&plan, &ground.knowledge()));
+        Ok(Exit::Held)
+    })
+}
+
+async fn run_all(
+    machine: Machine,
+    mut scenarios: Vec<&Scenario>,
+    (jobs, partition): (Option<usize>, Option<Partition>),
+) -> anyhow::Result<Exit> {
     let stop = signals::stop_on_signals().context("failed to catch signals")?;
     let lines = Arc::new(Lines::to_stdout());
     let session = match Session::open(machine.options(), lines.clone(), vec![lines], stop).await {
@@ -77,29 +148,27 @@ async fn run_all(machine: Machine, scenarios: &[&Scenario]) -> anyhow::Result<Ex
         Err(SessionError::Interrupted) => return Ok(Exit::Interrupted),
         Err(error) => return Err(error.into()),
     };
-    let plan = match session.plan(scenarios.iter().copied()).await {
-        Ok(plan) => plan,
-        Err(SessionError::Interrupted) => return Ok(Exit::Interrupted),
-        Err(error) => return Err(error.into()),
-    };
-    for number in plan.in_order() {
-        session.run(scenarios[number]).await;
-        if session.stopped() {
-            break;
-        }
+    if let Some(Partition { part, parts }) = partition {
+        let plan = session.plan(scenarios.iter().copied()).await?;
+        let chosen = plan.part(part, parts);
+        scenarios = chosen.into_iter().map(|number| scenarios[number]).collect();
     }
-    Ok(session.finish().into())
+    match session.run_all(&scenarios, jobs).await {
+        Ok(()) => Ok(session.finish().into()),
+        Err(SessionError::Interrupted) => Ok(Exit::Interrupted),
+        Err(error) => Err(error.into()),
+    }
 }
 
-fn matches(command: &LabCommand, name: &str) -> bool {
+fn matches(filters: &[String], exact: bool, name: &str) -> bool {
     let hit = |filter: &String| {
-        if command.exact {
+        if exact {
             name == filter
         } else {
             name.contains(filter)
         }
     };
-    command.filters.is_empty() || command.filters.iter().any(hit)
+    filters.is_empty() || filters.iter().any(hit)
 }
 
 fn new(folder: &Path, name: &str) -> anyhow::Result<Exit> {

@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod cache;
 mod doctor;
 mod doctor_host;
 mod exit;
@@ -43,6 +44,8 @@ enum Command {
     Findings(findings::FindingsCommand),
     /// Builds, lists, checks and removes the lab's images.
     Images(images_command::ImagesCommand),
+    /// Shows what checkpoints there are and what they take, or removes them.
+    Cache(cache::CacheCommand),
     /// Measures a scenario: every phase, and how much of the time the harness itself took.
     Bench(bench::BenchCommand),
     /// Writes the JSON Schemas of scenario and lab files, for editors.
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
         Command::Doctor(command) => doctor::run(command),
         Command::Findings(command) => findings::run(command),
         Command::Images(command) => images_command::run(command),
+        Command::Cache(command) => cache::run(command),
         Command::Bench(command) => bench::run(command),
         Command::Schema => schema::run(),
     };

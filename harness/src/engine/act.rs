@@ -49,13 +49,13 @@ impl Runner<'_> {
         self.lab = lab.clone();
         let place = self.placement(false)?;
         let session = self.session;
-        let program: Command = session.qemu();
+        let program: Command = session.ground.qemu();
         let boot = Machine::boot(
             program,
             &self.lab,
             &place,
             self.folder.path(),
-            session.deadlines(),
+            session.ground.deadlines(),
         );
         let start = Instant::now();
         self.machine = Some(boot.await?);
@@ -69,9 +69,9 @@ impl Runner<'_> {
     pub(super) fn placement(&self, incoming: bool) -> Result<Placement, StepError> {
         let session = self.session;
         Ok(Placement {
-            accelerator: session.choice().accelerator,
-            cpu: session.cpu().to_owned(),
-            data_dirs: session.qemu_data_dirs(),
+            accelerator: session.ground.choice().accelerator,
+            cpu: session.ground.cpu().to_owned(),
+            data_dirs: session.ground.qemu_data_dirs(),
             sockets: self.folder.sockets().to_owned(),
             console_log: self.folder.path().join("pve-console.log"),
             disks: self.disks()?.chains.clone(),
@@ -98,7 +98,7 @@ impl Runner<'_> {
             Action::Run(run) => self.run(run).await,
             Action::Reboot => self.reboot().await,
             Action::Start(vm) => {
-                let deadlines = self.session.deadlines();
+                let deadlines = self.session.ground.deadlines();
                 let start = Instant::now();
                 self.nas = Some((*vm, nas::start(self.running()?, *vm, deadlines).await?));
                 self.phase("the NAS is up", start);
@@ -106,7 +106,7 @@ impl Runner<'_> {
             }
             Action::Stop(vm) => {
                 let vm = vm.to_string();
-                let limit = self.session.deadlines().shutdown;
+                let limit = self.session.ground.deadlines().shutdown;
                 let machine = self.running()?;
                 let stop = machine
                     .agent()
@@ -140,7 +140,7 @@ impl Runner<'_> {
 
     async fn edit(&self, file: &str, change: impl Fn(&str) -> String) -> Result<(), StepError> {
         let machine = self.running()?;
-        let limit = self.session.deadlines().command;
+        let limit = self.session.ground.deadlines().command;
         let pve = machine.agent();
         let read = async {
             match pve.read_file(file).await {
@@ -163,7 +163,7 @@ impl Runner<'_> {
 
     async fn write(&self, file: &str, content: &str) -> Result<(), StepError> {
         let machine = self.running()?;
-        let limit = self.session.deadlines().command;
+        let limit = self.session.ground.deadlines().command;
         let write = machine.agent().write_file(file, content.as_bytes());
         Ok(machine
             .watched(&format!("writing {file}"), limit, write)
@@ -171,7 +171,7 @@ impl Runner<'_> {
     }
 
     async fn run(&mut self, run: &Run) -> Result<(), StepError> {
-        let limit = self.session.deadlines().command;
+        let limit = self.session.ground.deadlines().command;
         let exec = Exec::shell(&run.command, limit);
         let machine = self.running()?;
         let output = match run.on {

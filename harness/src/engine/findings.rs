@@ -151,8 +151,8 @@ impl Runner<'_> {
             probes.extend(NAS_PROBES);
         }
         probes.retain(|probe| !self.facts.contains_key(probe));
-        let limit = self.session.deadlines().command;
-        if let Some((key, records)) = key.zip(self.session.records()) {
+        let limit = self.session.ground.deadlines().command;
+        if let Some((key, records)) = key.zip(self.session.ground.records()) {
             let recording = records.get(key);
             let [pve, nas] = ["pve", "nas"].map(|name| Replay::new(name, &recording));
             let mut unknown = Vec::new();
@@ -188,7 +188,7 @@ impl Runner<'_> {
         key: Option<&Key>,
         book: &mut FactBook,
     ) -> Result<(), MachineError> {
-        let limit = self.session.deadlines().command;
+        let limit = self.session.ground.deadlines().command;
         let machine = self.machine.as_ref();
         for probe in probes {
             let Some(machine) = machine else { break };
@@ -199,7 +199,7 @@ impl Runner<'_> {
                 .filter(|_| probe.guest() == GuestName::Nas);
             let nas = nas.map(|(_, nas)| Recorder::new(nas));
             let answer = probe::read(*probe, &pve, nas.as_ref(), limit).await;
-            if let Some((key, records)) = key.zip(self.session.records()) {
+            if let Some((key, records)) = key.zip(self.session.ground.records()) {
                 let mut recording = pve.finish();
                 if let Some(nas) = nas {
                     recording.merge(nas.finish());

@@ -51,7 +51,7 @@ impl Runner<'_> {
     /// Goes on from the deepest checkpoint on the way whose earlier facts are known. Gives how many
     /// moves it holds; none means that the scenario begins with its first step.
     pub(super) async fn begin(&mut self) -> Result<usize, StepError> {
-        let Some(store) = self.session.store() else {
+        let Some(store) = self.session.ground.store() else {
             return Ok(0);
         };
         let nodes: Vec<NodeId> = self.route().nodes().collect();
@@ -101,7 +101,7 @@ impl Runner<'_> {
 
     /// Takes a checkpoint of the state that was just reached, if that pays.
     pub(super) async fn checkpoint(&mut self, node: NodeId) {
-        let Some(store) = self.session.store() else {
+        let Some(store) = self.session.ground.store() else {
             return;
         };
         if self.spent - self.frozen_at < pays_after(self.plan.wish(node)) {
@@ -143,6 +143,7 @@ impl Runner<'_> {
     async fn freeze(&mut self, node: NodeId) -> Result<Checkpoint, Trouble> {
         let store = self
             .session
+            .ground
             .store()
             .ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
         if let Some(machine) = &self.machine
@@ -238,11 +239,12 @@ impl Runner<'_> {
     ) -> Result<(), Trouble> {
         let store = self
             .session
+            .ground
             .store()
             .ok_or_else(|| Trouble::Lab("no store".to_owned()))?;
         store.check(checkpoint)?;
         self.take_labs_of(nodes);
-        let images = self.session.disk_images(first_lab(self.scenario));
+        let images = self.session.ground.disk_images(first_lab(self.scenario));
         let images = images.into_iter().map(|image| Some(image.path));
         let bases = images.chain(std::iter::repeat(None));
         let meta = &checkpoint.meta;
@@ -268,9 +270,9 @@ impl Runner<'_> {
         let expected = expected.ok_or_else(|| Trouble::Lab("its RAM is not listed".to_owned()))?;
         let path = checkpoint.file(ram);
         let place = self.placement(true)?;
-        let deadlines = self.session.deadlines();
+        let deadlines = self.session.ground.deadlines();
         let (mut machine, ()) = Machine::restore(
-            self.session.qemu(),
+            self.session.ground.qemu(),
             &self.lab,
             &place,
             self.folder.path(),
@@ -297,7 +299,7 @@ impl Runner<'_> {
 
     /// Whether the facts that steps before the last of these states look at are on record.
     async fn knows_all_before(&self, passed: &[NodeId]) -> bool {
-        let Some(records) = self.session.records() else {
+        let Some(records) = self.session.ground.records() else {
             return false;
         };
         for leg in &self.route().legs {

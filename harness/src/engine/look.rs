@@ -58,7 +58,7 @@ impl Runner<'_> {
                 (checks::needs(expect), checks::needs_loop(expect))
             }
         };
-        let limit = self.session.deadlines().command;
+        let limit = self.session.ground.deadlines().command;
         let [pve, nas] = replays(recording);
         for one in probes {
             let read = probe::read(one, &pve, Some(&nas), limit).await;
@@ -80,7 +80,7 @@ impl Runner<'_> {
         probes: &[Probe],
         source: Source<'_>,
     ) -> Result<(), StepError> {
-        let folder = self.session.snapshots();
+        let folder = self.session.ground.snapshots();
         for probe in probes {
             self.read(number, name, *probe, source).await?;
             let facts = &self.facts[probe];
@@ -118,7 +118,7 @@ impl Runner<'_> {
         if self.facts.contains_key(&probe) {
             return Ok(());
         }
-        let limit = self.session.deadlines().command;
+        let limit = self.session.ground.deadlines().command;
         let file = fact_file(number, name, probe);
         let what = format!("the probe `{probe}`");
         let reading: Reading = match source {
@@ -155,7 +155,7 @@ impl Runner<'_> {
         pve: Recorder<'_, crate::guest::Agent>,
         nas: Option<Recorder<'_, Nested>>,
     ) {
-        if let Some(records) = self.session.records() {
+        if let Some(records) = self.session.ground.records() {
             let mut recording = pve.finish();
             if let Some(nas) = nas {
                 recording.merge(nas.finish());
@@ -186,7 +186,7 @@ impl Runner<'_> {
 
     async fn write_up_loop(&self, source: Source<'_>) -> Result<String, StepError> {
         let what = "the write-up's loop over the IOMMU groups";
-        let limit = self.session.deadlines().command;
+        let limit = self.session.ground.deadlines().command;
         let answer = match source {
             Source::Recorded(recording) => {
                 let [pve, _] = replays(recording);

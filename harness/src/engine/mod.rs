@@ -6,16 +6,19 @@ mod checks;
 mod failure;
 mod findings;
 mod freeze;
+mod ground;
 mod look;
 mod nas;
 mod redact;
 mod run;
+mod schedule;
 mod session;
 mod snapshot;
 mod timings;
 
 pub use failure::Failure;
-pub use redact::{Redactor, ShapeError};
-pub use session::{
-    CHECKPOINT_BUDGET, Checkpoints, Options, Session, SessionError, Summary, toolbox_qemu, unmet,
+pub use ground::{
+    CHECKPOINT_BUDGET, Checkpoints, Ground, Options, SessionError, toolbox_qemu, unmet,
 };
+pub use redact::{Redactor, ShapeError};
+pub use session::{Session, Summary};

@@ -133,6 +133,7 @@ impl<'a> Runner<'a> {
 
     async fn travel(&mut self) -> Result<(), StepError> {
         let done = self.begin().await?;
+        self.session.progress().note(&self.scenario.name, done);
         self.frozen_at = self.spent;
         let plan = Arc::clone(&self.plan);
         let mut passed = 0;
@@ -154,6 +155,9 @@ impl<'a> Runner<'a> {
             if let Some(node) = to_do.last() {
                 self.checkpoint(*node).await;
             }
+            self.session
+                .progress()
+                .note(&self.scenario.name, passed.max(done));
         }
         Ok(())
     }
@@ -174,13 +178,13 @@ impl<'a> Runner<'a> {
             scenario: scenario.clone(),
             step: leg.step,
             title: title.clone(),
-            last: self.session.timings().last(&digest),
+            last: self.session.ground.timings().last(&digest),
         });
         let result = self.take(leg, moves, live).await;
         let seconds = start.elapsed().as_secs_f64();
         match result {
             Ok(()) => {
-                self.session.timings().note(digest, seconds);
+                self.session.ground.timings().note(digest, seconds);
                 self.session.events().emit(EventKind::StepFinished {
                     scenario,
                     step: leg.step,
@@ -217,7 +221,7 @@ impl<'a> Runner<'a> {
             let seconds = start.elapsed().as_secs_f64();
             self.spent += seconds;
             if moves.len() > 1 || leg.looks {
-                self.session.timings().note(one.digest(), seconds);
+                self.session.ground.timings().note(one.digest(), seconds);
             }
             // The last move's checkpoint is taken when the step is over.
             if index + 1 < moves.len() || leg.looks {
@@ -233,7 +237,7 @@ impl<'a> Runner<'a> {
             false => {
                 // What was read in another state counts no more.
                 self.facts.clear();
-                let records = self.session.records();
+                let records = self.session.ground.records();
                 let recording = records.map(|records| records.get(&key)).unwrap_or_default();
                 let looked = self.look(leg, Source::Recorded(&recording)).await;
                 self.facts.clear();
@@ -304,7 +308,7 @@ impl<'a> Runner<'a> {
     }
 
     pub(super) fn fresh_disks(&self, lab: &Lab) -> Result<Disks, StepError> {
-        let images = self.session.disk_images(lab);
+        let images = self.session.ground.disk_images(lab);
         let images = [images[0].path.as_path(), images[1].path.as_path()];
         Disks::create(&self.folder.disks(), lab, images, self.session.blanks())
             .map_err(|error| StepError::SetUp(chain(&error)))
@@ -331,7 +335,7 @@ impl<'a> Runner<'a> {
 
     pub(super) async fn keep_nas_console(&self) -> Option<Vec<String>> {
         let machine = self.machine.as_ref()?;
-        let limit = self.session.deadlines().agent_answer;
+        let limit = self.session.ground.deadlines().agent_answer;
         let bytes = tokio::time::timeout(limit, nas::console(machine.agent()))
             .await
             .ok()??;

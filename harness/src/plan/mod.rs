@@ -3,6 +3,7 @@
 
 mod key;
 mod moves;
+mod partition;
 mod show;
 mod tree;
 

@@ -313,3 +313,29 @@ fn a_plan_says_what_is_cached_and_what_a_run_would_cost() {
     ]);
     insta::assert_snapshot!(show(&plan, &Known(&plan)));
 }
+
+#[test]
+fn every_scenario_is_in_exactly_one_part() {
+    let mut scenarios = Vec::new();
+    for trunk in 0..3 {
+        for branch in 0..(trunk * 4 + 2) {
+            let actions = vec![
+                run(&format!("t{trunk}")),
+                Action::Reboot,
+                run(&branch.to_string()),
+            ];
+            scenarios.push(scenario(&format!("s{trunk}-{branch}"), actions));
+        }
+    }
+    let plan = plan(&scenarios);
+    for parts in 1..6 {
+        let all: Vec<Vec<usize>> = (1..=parts).map(|part| plan.part(part, parts)).collect();
+        let mut together: Vec<usize> = all.iter().flatten().copied().collect();
+        together.sort_unstable();
+        assert_eq!(together, (0..scenarios.len()).collect::<Vec<_>>());
+        if parts <= 3 {
+            assert!(all.iter().all(|part| !part.is_empty()), "{all:?}");
+        }
+    }
+    assert!(plan.part(3, 2).is_empty());
+}

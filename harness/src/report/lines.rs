@@ -1,7 +1,9 @@
 //! The run as lines: one for each step that is over, and at a terminal a live one for the step
 //! under way.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,11 +21,29 @@ pub struct Lines {
     state: Mutex<State>,
 }
 
+/// The scenarios under way.
 #[derive(Default)]
-struct State {
+struct State(BTreeMap<String, UnderWay>);
+
+#[derive(Default)]
+struct UnderWay {
     steps: usize,
     title: String,
     phases: Vec<String>,
+}
+
+impl State {
+    fn of(&mut self, scenario: &str) -> &mut UnderWay {
+        self.0.entry(scenario.to_owned()).or_default()
+    }
+
+    /// What a scenario's lines begin with: its name, where others run beside it.
+    fn margin(&self, scenario: &str) -> String {
+        match self.0.len() {
+            0 | 1 => String::new(),
+            _ => format!("{scenario:<20} "),
+        }
+    }
 }
 
 impl Lines {
@@ -91,6 +111,103 @@ impl Lines {
     }
 
     fn tell(&self, kind: &EventKind, state: &mut State) {
+        let Some(scenario) = kind.scenario() else {
+            return self.tell_of_the_run(kind);
+        };
+        let margin = state.margin(scenario);
+        let say = |line: String| self.say(&format!("{margin}{line}"));
+        match kind {
+            EventKind::ScenarioStarted { steps, .. } => {
+                state.of(scenario).steps = *steps;
+                self.say(&format!("\n{}", style(scenario).bold()));
+            }
+            EventKind::Restored {
+                checkpoint,
+                taken,
+                steps,
+                worth,
+                seconds,
+                ..
+            } => {
+                let (checkpoint, taken) = (short(checkpoint), taken.strftime("%F %H:%M UTC"));
+                say(format!(
+                    "          {seconds:>6.1} s  {steps} steps from checkpoint {checkpoint} of {taken}, in place of {worth:.0} s"
+                ));
+            }
+            EventKind::CheckpointTaken {
+                checkpoint,
+                seconds,
+                bytes,
+                ..
+            } => {
+                let (checkpoint, bytes) = (short(checkpoint), HumanBytes(*bytes));
+                let line = format!("          {seconds:>6.1} s  checkpoint {checkpoint}, {bytes}");
+                say(style(line).dim().to_string());
+            }
+            EventKind::NoCheckpoint { reason, .. } => {
+                say(format!("                  no checkpoint: {reason}"));
+            }
+            EventKind::CheckpointUnusable {
+                checkpoint, reason, ..
+            } => {
+                let checkpoint = short(checkpoint);
+                say(format!(
+                    "                  checkpoint {checkpoint} is of no use and is made anew: {reason}"
+                ));
+            }
+            EventKind::StepStarted { title, last, .. } => {
+                let under_way = state.of(scenario);
+                title.clone_into(&mut under_way.title);
+                under_way.phases.clear();
+                let last = last
+                    .map(|last| format!(" (last time {last:.0} s)"))
+                    .unwrap_or_default();
+                self.under_way(format!("{margin}{title}{last}"));
+            }
+            EventKind::Phase { phase, seconds, .. } => {
+                let phases = &mut state.of(scenario).phases;
+                phases.push(format!("{phase}: {seconds:.1} s"));
+            }
+            EventKind::StepFinished {
+                step,
+                seconds,
+                recorded,
+                ..
+            } => {
+                let under_way = state.of(scenario);
+                if *recorded {
+                    under_way.phases.push("as it was read then".to_owned());
+                }
+                let phases = match under_way.phases.as_slice() {
+                    [] => String::new(),
+                    phases => format!("  {}", style(format!("[{}]", phases.join("; "))).dim()),
+                };
+                let (title, steps) = (&under_way.title, under_way.steps);
+                say(format!(
+                    "  {step:>2}/{steps}  {seconds:>6.1} s  {title}{phases}"
+                ));
+            }
+            EventKind::CheckHeld { check, seen, .. } => {
+                say(format!(
+                    "                  {} {check}: {seen}",
+                    style("✓").green()
+                ));
+            }
+            EventKind::ScenarioFinished {
+                verdict,
+                seconds,
+                folder,
+                ..
+            } => {
+                self.rest();
+                state.0.remove(scenario);
+                self.tell_verdict(scenario, verdict, *seconds, folder);
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_of_the_run(&self, kind: &EventKind) {
         match kind {
             EventKind::RunStarted {
                 accelerator,
@@ -112,109 +229,6 @@ impl Lines {
                 ));
                 self.say(&format!("evidence     {}", folder.display()));
             }
-            EventKind::ScenarioStarted {
-                scenario, steps, ..
-            } => {
-                state.steps = *steps;
-                self.say(&format!("\n{}", style(scenario).bold()));
-            }
-            EventKind::Restored {
-                checkpoint,
-                taken,
-                steps,
-                worth,
-                seconds,
-                ..
-            } => {
-                let (checkpoint, taken) = (short(checkpoint), taken.strftime("%F %H:%M UTC"));
-                self.say(&format!(
-                    "          {seconds:>6.1} s  {steps} steps from checkpoint {checkpoint} of {taken}, in place of {worth:.0} s"
-                ));
-            }
-            EventKind::CheckpointTaken {
-                checkpoint,
-                seconds,
-                bytes,
-                ..
-            } => {
-                let line = format!(
-                    "          {seconds:>6.1} s  checkpoint {}, {}",
-                    short(checkpoint),
-                    HumanBytes(*bytes)
-                );
-                self.say(&style(line).dim().to_string());
-            }
-            EventKind::NoCheckpoint { reason, .. } => {
-                self.say(&format!("                  no checkpoint: {reason}"));
-            }
-            EventKind::CheckpointUnusable {
-                checkpoint, reason, ..
-            } => {
-                self.say(&format!(
-                    "                  checkpoint {} is of no use and is made anew: {reason}",
-                    short(checkpoint)
-                ));
-            }
-            EventKind::StepStarted { title, last, .. } => {
-                title.clone_into(&mut state.title);
-                state.phases.clear();
-                let last = last
-                    .map(|last| format!(" (last time {last:.0} s)"))
-                    .unwrap_or_default();
-                self.under_way(format!("{title}{last}"));
-            }
-            EventKind::Phase { phase, seconds, .. } => {
-                state.phases.push(format!("{phase}: {seconds:.1} s"));
-            }
-            EventKind::StepFinished {
-                step,
-                seconds,
-                recorded,
-                ..
-            } => {
-                if *recorded {
-                    state.phases.push("as it was read then".to_owned());
-                }
-                let phases = match state.phases.as_slice() {
-                    [] => String::new(),
-                    phases => format!("  {}", style(format!("[{}]", phases.join("; "))).dim()),
-                };
-                let (title, steps) = (&state.title, state.steps);
-                self.say(&format!(
-                    "  {step:>2}/{steps}  {seconds:>6.1} s  {title}{phases}"
-                ));
-            }
-            EventKind::CheckHeld { check, seen, .. } => {
-                self.say(&format!(
-                    "                  {} {check}: {seen}",
-                    style("✓").green()
-                ));
-            }
-            EventKind::ScenarioFinished {
-                scenario,
-                verdict,
-                seconds,
-                folder,
-            } => {
-                self.rest();
-                let (word, note) = match verdict {
-                    Verdict::Held => (style("held").green(), String::new()),
-                    Verdict::FailedAsExpected { failure } => (
-                        style("held").green(),
-                        format!(", failing as it must: {}", failure.message),
-                    ),
-                    Verdict::Failed { .. } => (style("FAILED").red(), String::new()),
-                    Verdict::SetUpFailed { .. } => (style("SET-UP FAILED").red(), String::new()),
-                    Verdict::Interrupted => (style("INTERRUPTED").yellow(), String::new()),
-                    Verdict::Skipped { reason } => {
-                        (style("skipped").yellow(), format!(": {reason}"))
-                    }
-                };
-                self.say(&format!("  {word} {scenario} in {seconds:.1} s{note}"));
-                for line in render_failure(verdict, folder).lines() {
-                    self.say(&format!("    {line}"));
-                }
-            }
             EventKind::RunFinished {
                 held,
                 failed,
@@ -226,6 +240,25 @@ impl Lines {
                     "\n{held} held, {failed} failed, {skipped} skipped in {seconds:.1} s"
                 ));
             }
+            _ => {}
+        }
+    }
+
+    fn tell_verdict(&self, scenario: &str, verdict: &Verdict, seconds: f64, folder: &Path) {
+        let (word, note) = match verdict {
+            Verdict::Held => (style("held").green(), String::new()),
+            Verdict::FailedAsExpected { failure } => (
+                style("held").green(),
+                format!(", failing as it must: {}", failure.message),
+            ),
+            Verdict::Failed { .. } => (style("FAILED").red(), String::new()),
+            Verdict::SetUpFailed { .. } => (style("SET-UP FAILED").red(), String::new()),
+            Verdict::Interrupted => (style("INTERRUPTED").yellow(), String::new()),
+            Verdict::Skipped { reason } => (style("skipped").yellow(), format!(": {reason}")),
+        };
+        self.say(&format!("  {word} {scenario} in {seconds:.1} s{note}"));
+        for line in render_failure(verdict, folder).lines() {
+            self.say(&format!("    {line}"));
         }
     }
 }
