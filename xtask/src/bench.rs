@@ -1,11 +1,13 @@
-//! `cargo xtask bench`: where the time of a scenario goes.
+//! `cargo xtask bench`: where the time of a scenario goes, and what checkpoints save.
 
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use clap::Args;
-use harness::engine::Session;
+use clap::{Args, Subcommand};
+use harness::engine::{Checkpoints, Session};
+use harness::event::{Event, EventKind, Listener};
 use harness::report::{Lines, Stopwatch};
+use harness::scenario::{Action, Scenario, Step};
 use harness::signals;
 use tokio::runtime::Runtime;
 
@@ -13,9 +15,12 @@ use crate::Machine;
 use crate::exit::Exit;
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchCommand {
-    /// The scenario to measure.
-    #[arg(default_value = "procedure")]
+    #[command(subcommand)]
+    what: Option<What>,
+    /// The scenario to measure from its first step.
+    #[arg(default_value = PROCEDURE)]
     scenario: String,
     /// How many times; the median of the whole is printed when there is more than one.
     #[arg(long, short = 'n', default_value_t = 1)]
@@ -24,39 +29,233 @@ pub struct BenchCommand {
     machine: Machine,
 }
 
+#[derive(Debug, Subcommand)]
+enum What {
+    /// What checkpoints save: cold, again, with its last step changed, with its initramfs step changed,
+    /// and twenty scenarios that share a beginning.
+    Cache {
+        /// How many times each; medians are printed.
+        #[arg(long, short = 'n', default_value_t = 5)]
+        runs: usize,
+        #[command(flatten)]
+        machine: Box<Machine>,
+    },
+    /// Goes on from one checkpoint of a lab whose NAS runs with an imported pool, again and again, and
+    /// looks at everything each time.
+    Restore {
+        /// How many times.
+        #[arg(long, short = 'n', default_value_t = 200)]
+        runs: usize,
+        #[command(flatten)]
+        machine: Box<Machine>,
+    },
+}
+
+/// The scenario that is measured when none is named.
+const PROCEDURE: &str = "procedure";
+/// How many scenarios share a beginning.
+const FAMILY: usize = 20;
+
 pub fn run(command: BenchCommand) -> anyhow::Result<Exit> {
-    let scenarios = command.machine.load_scenarios()?;
-    let Some(scenario) = scenarios.iter().find(|one| one.name == command.scenario) else {
-        bail!(
-            "no scenario is called `{}`; `cargo xtask lab --list` names them",
-            command.scenario
-        );
-    };
     let runtime = Runtime::new().context("failed to start the runtime")?;
-    runtime.block_on(async {
-        let stop = signals::stop_on_signals().context("failed to catch signals")?;
-        let lines = Arc::new(Lines::to_stdout());
-        let stopwatch = Arc::new(Stopwatch::default());
-        let listeners: Vec<Arc<dyn harness::event::Listener>> =
-            vec![lines.clone(), stopwatch.clone()];
-        let session = Session::open(command.machine.options(), lines, listeners, stop).await?;
-        session.plan([scenario]).await?;
-        let mut totals = Vec::new();
-        for _ in 0..command.runs {
-            if !session.run(scenario).await.held() {
-                break;
-            }
-            let breakdown = stopwatch.breakdown();
-            println!("\n{breakdown}");
-            totals.push(breakdown.seconds);
+    match command.what {
+        None => runtime.block_on(phases(command.machine, &command.scenario, command.runs)),
+        Some(What::Cache { runs, machine }) => runtime.block_on(cache(*machine, runs)),
+        Some(What::Restore { runs, machine }) => runtime.block_on(restore(*machine, runs)),
+    }
+}
+
+fn find(machine: &Machine, name: &str) -> anyhow::Result<Scenario> {
+    let mut scenarios = machine.load_scenarios()?;
+    let Some(at) = scenarios.iter().position(|one| one.name == name) else {
+        bail!("no scenario is called `{name}`; `cargo xtask lab --list` names them");
+    };
+    Ok(scenarios.swap_remove(at))
+}
+
+/// Where the time of a scenario goes, without checkpoints.
+async fn phases(mut machine: Machine, name: &str, runs: usize) -> anyhow::Result<Exit> {
+    let scenario = find(&machine, name)?;
+    machine.no_cache = true;
+    let lines = Arc::new(Lines::to_stdout());
+    let stopwatch = Arc::new(Stopwatch::default());
+    let listeners: Vec<Arc<dyn Listener>> = vec![lines.clone(), stopwatch.clone()];
+    let stop = signals::stop_on_signals().context("failed to catch signals")?;
+    let session = Session::open(machine.options(), lines, listeners, stop).await?;
+    session.plan([&scenario]).await?;
+    let mut totals = Vec::new();
+    for _ in 0..runs {
+        if !session.run(&scenario).await.held() {
+            break;
         }
-        totals.sort_by(f64::total_cmp);
-        if let [first, .., last] = totals.as_slice() {
-            println!(
-                "median {:.1} s ({first:.1} to {last:.1})",
-                totals[totals.len() / 2]
-            );
+        let breakdown = stopwatch.breakdown();
+        println!("\n{breakdown}");
+        totals.push(breakdown.seconds);
+    }
+    if totals.len() > 1 {
+        let spread = spread(&mut totals);
+        println!("median {spread}");
+    }
+    Ok(session.finish().into())
+}
+
+/// Median, least and most, in seconds.
+fn spread(seconds: &mut [f64]) -> String {
+    seconds.sort_by(f64::total_cmp);
+    match seconds {
+        [] => "nothing".to_owned(),
+        [one] => format!("{one:.1} s"),
+        [first, .., last] => {
+            let (first, last) = (*first, *last);
+            format!(
+                "{:.1} s ({first:.1} to {last:.1})",
+                seconds[seconds.len() / 2]
+            )
         }
-        Ok(session.finish().into())
-    })
+    }
+}
+
+/// The same scenario with a command that is written otherwise and does the same.
+fn changed(scenario: &Scenario, pick: impl Fn(&Step) -> bool, mark: usize) -> Scenario {
+    let mut other = scenario.clone();
+    let step = other.steps.iter_mut().rev().find(|step| pick(step));
+    if let Some(Step {
+        action: Action::Run(run),
+        ..
+    }) = step
+    {
+        run.command = format!("{}\n: {mark}", run.command.trim_end());
+    }
+    other
+}
+
+fn is_run(step: &Step, part: &str) -> bool {
+    matches!(&step.action, Action::Run(run) if run.command.contains(part))
+}
+
+async fn cache(machine: Machine, runs: usize) -> anyhow::Result<Exit> {
+    let scenario = find(&machine, PROCEDURE)?;
+    let mut options = machine.options();
+    // A store of its own, so that nothing is cached at first and nobody's checkpoints are touched.
+    let root = images::Cache::open(options.cache.clone())?
+        .root()
+        .to_owned();
+    let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(root)?;
+    options.checkpoints = Checkpoints::Apart(folder.path().to_owned());
+    let lines = Arc::new(Lines::to_stderr());
+    let stop = signals::stop_on_signals().context("failed to catch signals")?;
+    let session = Session::open(options, lines.clone(), vec![lines], stop).await?;
+
+    let mut rows: Vec<(&str, Vec<f64>)> = vec![
+        ("cold", Vec::new()),
+        ("again, nothing changed", Vec::new()),
+        ("its last step changed", Vec::new()),
+        ("its update-initramfs changed", Vec::new()),
+    ];
+    for round in 0..runs {
+        session.forget_checkpoints();
+        let last = changed(&scenario, |step| is_run(step, ""), round);
+        let initramfs = changed(&scenario, |step| is_run(step, "update-initramfs"), round);
+        let variants = [&scenario, &scenario, &last, &initramfs];
+        for ((_, seconds), variant) in rows.iter_mut().zip(variants) {
+            let Some(took) = timed(&session, variant).await? else {
+                return Ok(session.finish().into());
+            };
+            seconds.push(took);
+        }
+    }
+    let family: Vec<Scenario> = (0..FAMILY)
+        .map(|number| sibling(&scenario, number))
+        .collect();
+    session.forget_checkpoints();
+    let start = std::time::Instant::now();
+    session
+        .run_all(&family.iter().collect::<Vec<_>>(), None)
+        .await?;
+    let together = start.elapsed().as_secs_f64();
+    session.forget_checkpoints();
+    let alone = timed(&session, &sibling(&scenario, FAMILY)).await?;
+
+    let cold = median(&rows[0].1);
+    println!("| what | median | of cold |\n|---|---|---|");
+    for (what, seconds) in &mut rows {
+        let share = median(seconds) / cold;
+        println!("| {what} | {} | {share:.2} |", spread(seconds));
+    }
+    if let Some(alone) = alone {
+        let apart = alone * FAMILY as f64;
+        println!(
+            "| {FAMILY} scenarios that share the first boot | {together:.1} s | {:.2} of {apart:.0} s apart |",
+            together / apart
+        );
+    }
+    Ok(session.finish().into())
+}
+
+fn median(seconds: &[f64]) -> f64 {
+    let mut seconds = seconds.to_vec();
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// How long a scenario took; nothing when it did not hold.
+async fn timed(session: &Session, scenario: &Scenario) -> anyhow::Result<Option<f64>> {
+    session.plan([scenario]).await?;
+    let start = std::time::Instant::now();
+    let held = session.run(scenario).await.held();
+    Ok(held.then(|| start.elapsed().as_secs_f64()))
+}
+
+/// A scenario that has the procedure's first boot, and a step of its own.
+fn sibling(scenario: &Scenario, number: usize) -> Scenario {
+    let mut other = scenario.clone();
+    other.name = format!("sibling-{number}");
+    other.steps.retain(|step| is_run(step, "update-grub"));
+    if let Some(Step {
+        action: Action::Run(run),
+        ..
+    }) = other.steps.first_mut()
+    {
+        run.command = format!("echo {number} >/etc/issue");
+    }
+    other.expect = harness::scenario::Expect::default();
+    other
+}
+
+/// Hears how long each restoring took.
+#[derive(Default)]
+struct Restores(std::sync::Mutex<Vec<f64>>);
+
+impl Listener for Restores {
+    fn hear(&self, event: &Event) {
+        if let EventKind::Restored { seconds, .. } = &event.kind
+            && let Ok(mut all) = self.0.lock()
+        {
+            all.push(*seconds);
+        }
+    }
+}
+
+async fn restore(machine: Machine, runs: usize) -> anyhow::Result<Exit> {
+    let mut scenario = find(&machine, PROCEDURE)?;
+    // What must be as it was: the pool is clean after another scrub.
+    let scrub = scenario
+        .steps
+        .iter()
+        .find(|step| is_run(step, "zpool scrub"))
+        .cloned();
+    scenario.steps.extend(scrub);
+    let (lines, restores) = (Arc::new(Lines::to_stdout()), Arc::new(Restores::default()));
+    let listeners: Vec<Arc<dyn Listener>> = vec![lines.clone(), restores.clone()];
+    let stop = signals::stop_on_signals().context("failed to catch signals")?;
+    let session = Session::open(machine.options(), lines, listeners, stop).await?;
+    for _ in 0..=runs {
+        // The scrub is too short for a checkpoint of its own, so that every round begins before it.
+        if timed(&session, &scenario).await?.is_none() || session.stopped() {
+            break;
+        }
+    }
+    let mut seconds = restores.0.lock().map(|all| all.clone()).unwrap_or_default();
+    println!("{} times restored, {}", seconds.len(), spread(&mut seconds));
+    Ok(session.finish().into())
 }

@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -192,14 +194,14 @@ impl Records {
         };
         // As above: what is not kept is read again.
         let _ = tempfile::NamedTempFile::new_in(&self.folder).and_then(|mut file| {
-            io_write(&mut file, &text)?;
+            file.write_all(&text)?;
             file.persist(self.file(key)).map_err(|error| error.error)
         });
     }
 
-    /// Forgets what was answered in a state.
-    pub fn forget(&self, key: &Key) {
-        let _ = fs::remove_file(self.file(key));
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.remove(|_| true);
     }
 
     fn file(&self, key: &Key) -> PathBuf {
@@ -207,22 +209,22 @@ impl Records {
     }
 
     fn sweep(&self) {
+        let old = |time: SystemTime| {
+            let age = time.elapsed().map_or(0, |age| age.as_secs());
+            age > KEPT_DAYS * 86_400
+        };
+        self.remove(old);
+    }
+
+    /// Removes the records whose last change was at such a time.
+    fn remove(&self, which: impl Fn(SystemTime) -> bool) {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         for entry in entries {
-            let old = entry
-                .metadata()
-                .and_then(|data| data.modified())
-                .is_ok_and(|time| {
-                    time.elapsed()
-                        .is_ok_and(|age| age.as_secs() > KEPT_DAYS * 86_400)
-                });
-            if old {
+            let changed = entry.metadata().and_then(|data| data.modified());
+            if changed.is_ok_and(&which) {
+                // What stays is no harm: it is what was answered.
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
-}
-
-fn io_write(file: &mut impl std::io::Write, bytes: &[u8]) -> std::io::Result<()> {
-    file.write_all(bytes)
 }

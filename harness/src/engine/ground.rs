@@ -38,10 +38,12 @@ pub struct Options {
 }
 
 /// What a run does about checkpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Checkpoints {
     /// It begins from them and takes new ones, up to so many bytes on disk.
     Within(u64),
+    /// The same with a store of its own in this folder, for measuring.
+    Apart(PathBuf),
     /// Every scenario begins with its first step, and nothing is kept.
     None,
 }
@@ -144,12 +146,14 @@ impl Ground {
         };
         let choice = accel::probe(&qemu, options.accelerator, cache.root()).await?;
         let cpu = options.cpu.unwrap_or_else(|| choice.cpu_model().to_owned());
-        let store = match options.checkpoints {
-            Checkpoints::Within(budget) => {
-                let store = Store::open(cache.root(), budget)?;
-                Some((store, Records::open(cache.root())))
-            }
+        let store = match &options.checkpoints {
+            Checkpoints::Within(budget) => Some((cache.root(), *budget)),
+            Checkpoints::Apart(folder) => Some((folder.as_path(), CHECKPOINT_BUDGET)),
             Checkpoints::None => None,
+        };
+        let store = match store {
+            Some((folder, budget)) => Some((Store::open(folder, budget)?, Records::open(folder))),
+            None => None,
         };
         Ok(Ground {
             cache: cache.root().to_owned(),

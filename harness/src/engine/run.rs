@@ -220,9 +220,7 @@ impl<'a> Runner<'a> {
             self.make(one).await?;
             let seconds = start.elapsed().as_secs_f64();
             self.spent += seconds;
-            if moves.len() > 1 || leg.looks {
-                self.session.ground.timings().note(one.digest(), seconds);
-            }
+            self.session.ground.timings().note(one.digest(), seconds);
             // The last move's checkpoint is taken when the step is over.
             if index + 1 < moves.len() || leg.looks {
                 self.checkpoint(*node).await;

@@ -197,6 +197,14 @@ impl Session {
         }
     }
 
+    /// Removes all checkpoints and records, for measuring what they save.
+    pub fn forget_checkpoints(&self) {
+        if let (Some(store), Some(records)) = (self.ground.store(), self.ground.records()) {
+            store.clear();
+            records.clear();
+        }
+    }
+
     /// Whether somebody asked the run to stop.
     pub fn stopped(&self) -> bool {
         *self.stop.borrow()

@@ -40,7 +40,8 @@ impl Move {
         match self {
             Move::PowerOn { .. } => "power-on".to_owned(),
             Move::PowerOff => "power-off".to_owned(),
-            Move::Act(action) => action.digest(),
+            // Not the step's own name: a step can be more than one move.
+            Move::Act(action) => format!("move-{}", action.digest()),
         }
     }
 
