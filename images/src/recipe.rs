@@ -14,6 +14,7 @@ use walkdir::WalkDir;
 
 use crate::Artifact;
 use crate::digest::KeyHasher;
+use crate::disk::GRUB_MODULES;
 use crate::error::{Error, Result};
 use crate::manifest::FORMAT;
 
@@ -215,7 +216,8 @@ impl Recipe {
         let mut hasher = KeyHasher::default();
         hasher
             .add("tree", self.tree_key()?)
-            .add("disk", to_json(disk, &self.dir)?);
+            .add("disk", to_json(disk, &self.dir)?)
+            .add("grub-modules", GRUB_MODULES.join(" "));
         add_files(&mut hasher, &self.dir.join(&disk.files))?;
         for (name, digest) in sources {
             hasher.add(name, digest);

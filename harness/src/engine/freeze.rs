@@ -263,6 +263,7 @@ impl Runner<'_> {
             .map_err(|error| Trouble::Lab(chain(&error)))?;
         self.disks = Some(disks);
         self.saved = meta.saved.clone();
+        self.keep("pve-console-before.log", &meta.console.join("\n"))?;
         let (Some(ram), Some(boot_id)) = (&meta.ram, &meta.boot_id) else {
             return Ok(());
         };
