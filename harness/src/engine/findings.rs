@@ -99,7 +99,10 @@ impl Runner<'_> {
         let gone = matches!(failure.kind, FailureKind::Boot | FailureKind::Crash);
         let mut book = match gone {
             true => self.memory.before.take().unwrap_or_default(),
-            false => self.book(None).await,
+            false => {
+                let key = self.failed_at.take();
+                self.book(key.as_ref()).await
+            }
         };
         book.run = Some(self.context(Some(&failure)));
         failure.findings = finding::derive(&book);
