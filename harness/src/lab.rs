@@ -151,8 +151,8 @@ pub enum ControllerModel {
     /// Intel ICH9 AHCI, six SATA ports, PCI ids 8086:2922.
     Ich9Ahci,
     /// LSI MegaRAID SAS 2108 with eight ports, PCI ids 1000:0079, driver megaraid_sas. Its disks say who
-    /// they are, and have no SMART. (QEMU's plain SAS1068 works on the host; a guest that it is passed
-    /// to hangs before its kernel's first word.)
+    /// they are, and have no SMART. (QEMU's plain SAS1068 works on the host, but the console of a guest
+    /// that it is passed to ends with GRUB's last line.)
     MegasasGen2,
     /// An NVMe drive, which is its own controller and has one disk.
     Nvme,
