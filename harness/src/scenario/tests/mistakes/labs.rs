@@ -111,7 +111,7 @@ fn wrong_labs() {
     check(
         &lab("[[controller]]\nmodel = \"ich9\"\nslot = \"chipset\""),
         &[
-            "4:9 `ich9` is not a value of `model` (known here: `ich9-ahci`, `mptsas1068`, `megasas-gen2`, `nvme`)",
+            "4:9 `ich9` is not a value of `model` (known here: `ich9-ahci`, `megasas-gen2`, `nvme`)",
             "5:8 `chipset` is not a value of `slot` (known here: `chipset-sata`, `root-port`)",
         ],
     );
@@ -128,7 +128,7 @@ fn wrong_labs() {
         &lab(&format!("cards = [{}]", "\"e1000e\", ".repeat(9))),
         &["3:9 a lab has at most eight root ports, its cards' among them"],
     );
-    let sas = |rest: &str| lab(&format!("[[controller]]\nmodel = \"mptsas1068\"\n{rest}"));
+    let sas = |rest: &str| lab(&format!("[[controller]]\nmodel = \"megasas-gen2\"\n{rest}"));
     check(
         &sas("slot = \"chipset-sata\"\nboots-host = true\nsecond-function = \"e1000e\""),
         &[
