@@ -3,11 +3,14 @@
 
 mod act;
 mod checks;
+mod cuts;
 mod failure;
+mod faults;
 mod findings;
 mod freeze;
 mod ground;
 mod look;
+mod measure;
 mod nas;
 mod redact;
 mod run;

@@ -50,6 +50,8 @@ pub(super) struct Runner<'a> {
     pub(super) frozen_at: f64,
     /// Whether QEMU has said that this machine cannot be saved while it runs.
     pub(super) unsavable: bool,
+    /// Whether a fault is in the machine that a checkpoint does not hold.
+    pub(super) faulty: bool,
     /// Checkpoints that this run's disks are built on.
     pub(super) pins: Vec<Checkpoint>,
 }
@@ -80,6 +82,7 @@ impl<'a> Runner<'a> {
             spent: 0.0,
             frozen_at: 0.0,
             unsavable: false,
+            faulty: false,
             pins: Vec::new(),
         }
     }
@@ -201,6 +204,7 @@ impl<'a> Runner<'a> {
                     failure.console = machine.console().tail();
                 }
                 failure.nas_console = self.keep_nas_console().await.unwrap_or_default();
+                failure.name_panic();
                 Err(StepError::Failed(failure))
             }
             Err(other) => Err(other),
