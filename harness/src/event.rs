@@ -1,5 +1,6 @@
 //! What happens during a run, as one stream of values. Everything a person sees is a fold over it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -132,6 +133,21 @@ pub enum EventKind {
         /// What was seen.
         seen: String,
     },
+    /// A disk's speeds were measured.
+    Measured {
+        /// The scenario.
+        scenario: String,
+        /// The disk in the NAS.
+        disk: String,
+        /// Whether the machine was emulated, so that the numbers say nothing of a real one.
+        emulated: bool,
+        /// MiB a second in sequence, operations of 4 KiB a second at random.
+        speeds: BTreeMap<String, f64>,
+        /// What an earlier measurement is called that this is held against.
+        against: Option<String>,
+        /// That one's speeds as multiples of these.
+        ratios: Option<BTreeMap<String, f64>>,
+    },
     /// A scenario is over.
     ScenarioFinished {
         /// Its name.
@@ -170,6 +186,7 @@ impl EventKind {
             | EventKind::Phase { scenario, .. }
             | EventKind::StepFinished { scenario, .. }
             | EventKind::CheckHeld { scenario, .. }
+            | EventKind::Measured { scenario, .. }
             | EventKind::ScenarioFinished { scenario, .. } => Some(scenario),
         }
     }

@@ -203,6 +203,15 @@ pub struct Disk {
     pub wwn: Wwn,
 }
 
+/// What is behind a root port, by its place in the lab's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pluggable {
+    /// One of [`Lab::cards`].
+    Card(usize),
+    /// One of [`Lab::controllers`].
+    Controller(usize),
+}
+
 /// A number of exactly so many hexadecimal digits; no sign, unlike in `from_str_radix`.
 fn hexadecimal(text: &str, digits: usize) -> Option<u64> {
     let well_formed = text.len() == digits && text.chars().all(|c| c.is_ascii_hexdigit());
@@ -236,6 +245,18 @@ impl Lab {
         self.controllers
             .iter()
             .flat_map(|controller| &controller.disks)
+    }
+
+    /// What sits at this address, if it is behind a root port of its own. Only there a machine's cards can
+    /// be pulled out while it runs.
+    pub fn behind_root_port(&self, address: PciAddress) -> Option<Pluggable> {
+        let controllers = self.controllers.iter().enumerate();
+        let behind = controllers.filter(|(_, one)| one.slot == Slot::RootPort);
+        let cards = (0..self.cards.len()).map(Pluggable::Card);
+        let all = cards.chain(behind.map(|(number, _)| Pluggable::Controller(number)));
+        let first = address.domain == 0 && address.device == 0 && address.function == 0;
+        let port = usize::from(address.bus).checked_sub(1).filter(|_| first)?;
+        all.into_iter().nth(port)
     }
 
     /// The machine in a few words: its IOMMU and how many disks it has.

@@ -6,6 +6,7 @@
 
 pub mod accel;
 pub mod checkpoint;
+mod dice;
 pub mod engine;
 pub mod event;
 pub mod evidence;

@@ -8,7 +8,7 @@ use super::nas;
 use super::run::Runner;
 use crate::guest::{Exec, Exit, Guest, GuestError, Nested};
 use crate::lab::Lab;
-use crate::machine::{Machine, Placement};
+use crate::machine::{CutDisk, Machine, Placement};
 use crate::plan::{Bays, Move};
 use crate::scenario::{Action, FailureKind, GuestName, Run, edit};
 
@@ -20,7 +20,7 @@ impl Runner<'_> {
         }
         self.facts.clear();
         match one {
-            Move::PowerOn { lab, bays } => self.power_on(lab, *bays).await,
+            Move::PowerOn { lab, bays } => self.power_on(lab, *bays, &[]).await,
             Move::PowerOff => {
                 self.nas = None;
                 match self.machine.take() {
@@ -32,7 +32,13 @@ impl Runner<'_> {
         }
     }
 
-    async fn power_on(&mut self, lab: &Lab, bays: Bays) -> Result<(), StepError> {
+    /// Switches the machine on. What a power cut left on disks takes the place of what is on them.
+    pub(super) async fn power_on(
+        &mut self,
+        lab: &Lab,
+        bays: Bays,
+        cut: &[CutDisk],
+    ) -> Result<(), StepError> {
         match bays {
             Bays::New => self.disks = Some(self.fresh_disks(lab)?),
             Bays::Kept => {}
@@ -47,6 +53,7 @@ impl Runner<'_> {
             }
         }
         self.lab = lab.clone();
+        self.faulty = false;
         let place = self.placement(false)?;
         let session = self.session;
         let program: Command = session.ground.qemu();
@@ -56,6 +63,12 @@ impl Runner<'_> {
             &place,
             self.folder.path(),
             session.ground.deadlines(),
+            async |machine| {
+                for disk in cut {
+                    machine.insert_cut(disk).await?;
+                }
+                Ok(())
+            },
         );
         let start = Instant::now();
         self.machine = Some(boot.await?);
@@ -117,6 +130,17 @@ impl Runner<'_> {
                 self.nas = None;
                 Ok(())
             }
+            Action::PowerCut
+            | Action::Reset
+            | Action::Panic(_)
+            | Action::Unplug(_)
+            | Action::DiskError(_)
+            | Action::DiskLost(_)
+            | Action::NvmeWarning(_)
+            | Action::WaitFor(_)
+            | Action::CutDuring(_) => self.fault(action).await,
+            Action::PowerCuts(cuts) => self.power_cuts(cuts).await,
+            Action::Measure(measure) => self.measure(measure).await,
             // They are planned as moves of their own, and what only looks is no move.
             Action::SwapSerials(_)
             | Action::Rewire(_)

@@ -335,26 +335,48 @@ fn judge_pool(pool: &PoolExpectation, facts: &FactMap) -> Judgement {
         .iter()
         .find(|one| one.name == pool.name);
     let vdev = |name: &str| format!(", {name}");
+    let lost = |count: &str| format!(", {count} of them data");
     let expected = format!(
-        "{} {}, {} errors{}",
+        "{} {}, {}{} errors{}{}",
         pool.name,
         pool.state,
-        pool.errors,
+        pool.min_errors.map_or("", |_| "at least "),
+        pool.min_errors.unwrap_or(pool.errors),
+        pool.data_errors
+            .map_or_else(String::new, |count| lost(&count.to_string())),
         pool.vdev.as_deref().map(vdev).unwrap_or_default()
     );
-    let text = seen.map_or_else(
-        || format!("no pool called {}", pool.name),
-        |one| {
-            let kinds = one.top_level_types();
-            let shown = pool
-                .vdev
-                .as_ref()
-                .map(|_| vdev(&kinds.join("+")))
-                .unwrap_or_default();
-            format!("{} {}, {} errors{shown}", one.name, one.state, one.errors())
-        },
+    let Some(one) = seen else {
+        let text = format!("no pool called {}", pool.name);
+        return check("nas.pool", false, expected, text);
+    };
+    let (kinds, errors) = (one.top_level_types(), one.errors());
+    let count = match one.data_errors {
+        Some(count) => count.to_string(),
+        None => "an unknown number".to_owned(),
+    };
+    let text = format!(
+        "{} {}, {errors} errors{}{}",
+        one.name,
+        one.state,
+        pool.data_errors.map_or_else(String::new, |_| lost(&count)),
+        pool.vdev
+            .as_ref()
+            .map(|_| vdev(&kinds.join("+")))
+            .unwrap_or_default()
     );
-    check("nas.pool", expected == text, expected, text)
+    let good = one.state == pool.state
+        && pool
+            .min_errors
+            .map_or(errors == pool.errors, |least| errors >= least)
+        && pool
+            .data_errors
+            .is_none_or(|count| one.data_errors == Some(count))
+        && pool
+            .vdev
+            .as_ref()
+            .is_none_or(|vdev| kinds == [vdev.as_str()]);
+    check("nas.pool", good, expected, text)
 }
 
 fn check(

@@ -7,6 +7,12 @@ use crate::guest::GuestError;
 use crate::machine::{BootFailure, MachineError};
 use crate::scenario::{ExpectedFailure, FailureKind};
 
+/// What a kernel writes last.
+const PANIC: &str = "Kernel panic - not syncing";
+
+/// What GRUB writes first.
+const BOOT: &str = "Booting `";
+
 /// A step that failed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Failure {
@@ -65,6 +71,30 @@ impl Failure {
                 format!("{check} does not hold: expected {expected}, saw {seen}"),
             )
         })
+    }
+
+    /// A NAS that does not answer any more because its kernel panicked is named so.
+    pub(super) fn name_panic(&mut self) {
+        let lost = matches!(
+            self.kind,
+            FailureKind::Crash | FailureKind::Timeout | FailureKind::Command
+        );
+        // A panic before the last boot is none of this failure's.
+        let mut boot = self
+            .nas_console
+            .iter()
+            .rev()
+            .take_while(|line| !line.contains(BOOT));
+        let line = boot.find(|line| line.contains(PANIC));
+        if let (true, Some(line)) = (lost, line) {
+            let message = format!(
+                "the console of the NAS shows `{}`: {}",
+                line.trim(),
+                self.message
+            );
+            self.message = message;
+            self.kind = FailureKind::Crash;
+        }
     }
 
     /// Whether this is the failure that a scenario is about.
@@ -161,6 +191,21 @@ mod tests {
             check: check.map(str::to_owned),
             contains: contains.iter().map(|part| (*part).to_owned()).collect(),
         }
+    }
+
+    #[test]
+    fn a_panic_of_the_nas_is_named() {
+        let mut failure = Failure::new(FailureKind::Timeout, "no answer");
+        failure.name_panic();
+        assert_eq!(failure.kind, FailureKind::Timeout);
+        failure.nas_console = vec!["[ 9.1] Kernel panic - not syncing: sysrq".to_owned()];
+        failure.name_panic();
+        assert_eq!(failure.kind, FailureKind::Crash);
+        assert!(
+            failure.message.ends_with("sysrq`: no answer"),
+            "{}",
+            failure.message
+        );
     }
 
     #[test]

@@ -55,7 +55,15 @@ impl Runner<'_> {
         let lost = [FailureKind::Boot, FailureKind::Crash, FailureKind::Timeout];
         let failure = self.scenario.failure.as_ref();
         let about = failure.is_some_and(|failure| lost.contains(&failure.kind));
-        let dangerous = matches!(action, Action::Reboot | Action::Start(_));
+        let dangerous = matches!(
+            action,
+            Action::Reboot
+                | Action::Start(_)
+                | Action::PowerCut
+                | Action::CutDuring(_)
+                | Action::Unplug(_)
+                | Action::WaitFor(_)
+        );
         if about && dangerous && self.scenario.findings.is_some() {
             let book = self.book(None).await;
             self.memory.before = Some(book);

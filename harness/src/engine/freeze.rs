@@ -130,7 +130,7 @@ impl Runner<'_> {
             self.frozen_at = self.spent;
             return;
         }
-        if self.unsavable {
+        if self.unsavable || self.faulty {
             return;
         }
         let start = Instant::now();

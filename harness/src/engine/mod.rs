@@ -3,12 +3,15 @@
 
 mod act;
 mod checks;
+mod cuts;
 mod failure;
+mod faults;
 mod findings;
 mod freeze;
 mod ground;
 mod hold;
 mod look;
+mod measure;
 mod nas;
 mod redact;
 mod run;

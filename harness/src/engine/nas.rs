@@ -43,7 +43,7 @@ vga: none
 ";
 
 /// Where the host keeps what the VM writes to its serial console.
-const CONSOLE_LOG: &str = "/run/nas-console.log";
+pub(super) const CONSOLE_LOG: &str = "/run/nas-console.log";
 
 /// The path of a VM's configuration file.
 pub(super) fn config_path(vm: Vmid) -> String {
@@ -66,6 +66,16 @@ pub(super) async fn start(
         .watched(&format!("qm start {vm}"), deadlines.command, pve.run(start))
         .await
         .map_err(refused)?;
+    up(machine, vm, deadlines).await
+}
+
+/// Waits until a VM that was started answers and its boot is over.
+pub(super) async fn up(
+    machine: &Machine,
+    vm: Vmid,
+    deadlines: Deadlines,
+) -> Result<Nested, StepError> {
+    let pve = machine.agent();
     let nas = Nested::new(pve.clone(), vm);
     let up = format!("VM {vm} to come up");
     let result = machine
@@ -129,6 +139,13 @@ async fn answers(
 /// The VM's console so far.
 pub(super) async fn console(pve: &Agent) -> Option<Vec<u8>> {
     pve.read_file(CONSOLE_LOG).await.ok()
+}
+
+/// The line of a VM's console so far after which nothing good can come, if there is one.
+pub(super) async fn fatal_line_of(pve: &Agent) -> Option<String> {
+    let so_far = Console::default();
+    so_far.feed(&console(pve).await.unwrap_or_default());
+    fatal_line(&so_far).await
 }
 
 async fn fatal_line(console: &Console) -> Option<String> {

@@ -53,6 +53,8 @@ pub(super) struct Runner<'a> {
     pub(super) unsavable: bool,
     /// Under which key to look for the facts of the state in which a step failed.
     pub(super) failed_at: Option<Key>,
+    /// Whether a fault is in the machine that a checkpoint does not hold.
+    pub(super) faulty: bool,
     /// Checkpoints that this run's disks are built on.
     pub(super) pins: Vec<Checkpoint>,
 }
@@ -84,6 +86,7 @@ impl<'a> Runner<'a> {
             frozen_at: 0.0,
             unsavable: false,
             failed_at: None,
+            faulty: false,
             pins: Vec::new(),
         }
     }
@@ -206,6 +209,7 @@ impl<'a> Runner<'a> {
                     failure.console = machine.console().tail();
                 }
                 failure.nas_console = self.keep_nas_console().await.unwrap_or_default();
+                failure.name_panic();
                 Err(StepError::Failed(failure))
             }
             Err(other) => Err(other),

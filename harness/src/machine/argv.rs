@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::disks::DiskChain;
 use super::doors::{self, DOORS};
 use crate::accel::Accelerator;
-use crate::lab::Lab;
+use crate::lab::{ControllerModel, Interface, Lab, PciAddress, Pluggable};
 
 /// Where and how a machine runs: nothing in here changes what a guest sees of its hardware but
 /// the accelerator and its CPU model.
@@ -92,6 +92,58 @@ pub fn disk_nodes(lab: &Lab) -> Vec<String> {
         .flat_map(|(number, one)| (0..one.disks.len()).map(move |port| data_node(number, port)));
     system.into_iter().chain(data).collect()
 }
+
+/// A disk of a lab in its machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bay {
+    /// Its place in [`disk_nodes`].
+    pub number: usize,
+    /// The device that reads and writes its block node.
+    pub drive: String,
+    /// The device that holds its health: the same, but of an NVMe drive its controller.
+    pub health: String,
+}
+
+/// Where the disk with a serial number is.
+pub fn bay(lab: &Lab, serial: &str) -> Option<Bay> {
+    let number = lab.disks().position(|disk| disk.serial == serial)? + SYSTEM_DISKS;
+    let node = disk_nodes(lab).into_iter().nth(number)?;
+    let nvme = lab
+        .disks()
+        .nth(number - SYSTEM_DISKS)?
+        .drive
+        .data()
+        .interface
+        == Interface::Nvme;
+    let drive = if nvme {
+        hardware::namespace(&node)
+    } else {
+        node.clone()
+    };
+    Some(Bay {
+        number,
+        drive,
+        health: node,
+    })
+}
+
+/// The device at a PCI address, if it is one that can be pulled out.
+pub fn pluggable(lab: &Lab, address: PciAddress) -> Option<String> {
+    Some(match lab.behind_root_port(address)? {
+        Pluggable::Card(number) => hardware::card_id(number),
+        Pluggable::Controller(number) => {
+            let nvme = lab.controllers[number].model == ControllerModel::Nvme;
+            match nvme {
+                // The drive is its own controller.
+                true => data_node(number, 0),
+                false => hardware::controller_id(number),
+            }
+        }
+    })
+}
+
+/// The host's root and the NAS guest's system disk come before a lab's disks.
+pub const SYSTEM_DISKS: usize = 2;
 
 const ROOT_NODE: &str = "root";
 const NAS_NODE: &str = "nas-system";
@@ -257,9 +309,7 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::{
-        Card, Controller, ControllerModel, Disk, Drive, HostSystem, Iommu, Slot, Wwn,
-    };
+    use crate::lab::{Card, Controller, Disk, Drive, HostSystem, Iommu, Slot, Wwn};
 
     fn disk(drive: Drive, serial: &str) -> Disk {
         Disk {
@@ -422,6 +472,53 @@ mod tests {
             assert!(text.contains(&format!("drive={node},")), "{node}");
             assert!(text.contains(&format!("node-name={node},")), "{node}");
         }
+    }
+
+    #[test]
+    fn disks_and_cards_are_found_as_the_command_line_has_them() {
+        let lab = crowded();
+        let text = lines(&lab, &place(Accelerator::Tcg, "max"));
+        for (bus, device) in [
+            (1, Some("card0")),
+            (2, Some("hba0")),
+            (3, Some("hba1")),
+            (4, Some("hba2")),
+            (5, Some("disk3-0")),
+            (6, None),
+        ] {
+            let address = PciAddress {
+                domain: 0,
+                bus,
+                device: 0,
+                function: 0,
+            };
+            let found = pluggable(&lab, address);
+            assert_eq!(found.as_deref(), device, "{address}");
+            if let Some(device) = device {
+                assert!(text.contains(&format!(",id={device},")), "{device}");
+            }
+        }
+        assert_eq!(pluggable(&lab, "00:1f.2".parse().unwrap()), None);
+
+        let nvme = Lab {
+            controllers: lab.controllers[3..].to_vec(),
+            ..lab
+        };
+        let found = bay(&nvme, "ONE").unwrap();
+        assert_eq!(
+            (found.number, found.drive.as_str()),
+            (2, "disk0-0-namespace")
+        );
+        let text = lines(&nvme, &place(Accelerator::Tcg, "max"));
+        assert!(
+            text.contains("nvme-ns,id=disk0-0-namespace,drive=disk0-0,"),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("nvme,id={},", found.health)),
+            "{text}"
+        );
+        assert_eq!(bay(&nvme, "NONE"), None);
     }
 
     #[test]

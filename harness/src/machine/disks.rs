@@ -11,7 +11,7 @@ use crate::lab::Lab;
 /// A disk file could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// A program or file could not be used.
+    /// A program or file could not be used, or is not understood.
     #[error("failed to make the disk {}", path.display())]
     Io {
         /// The disk file.
@@ -207,8 +207,13 @@ impl Blanks {
             .map_err(DiskError::io(path))
     }
 
+    pub(super) fn qemu_img(&self) -> Command {
+        (self.qemu_img)()
+    }
+
     fn create(&self, path: &Path, bytes: u64) -> Result<(), DiskError> {
-        let output = (self.qemu_img)()
+        let output = self
+            .qemu_img()
             .args(["create", "-q", "-f", "qcow2"])
             .arg(path)
             .arg(bytes.to_string())

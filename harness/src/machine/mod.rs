@@ -2,19 +2,28 @@
 
 mod argv;
 mod console;
+mod cut;
 mod disks;
 mod doors;
+mod faults;
 mod freeze;
+mod nbd;
 mod power;
 mod process;
 pub mod qmp;
 mod status;
 pub mod transcript;
 pub(crate) mod wire;
+mod write_log;
+mod written;
 
-pub use argv::{Placement, argv, disk_nodes, hardware};
+pub use argv::{Bay, Placement, argv, bay, disk_nodes, hardware, pluggable};
 pub use console::Console;
+pub use cut::CutDisk;
 pub use disks::{Blanks, DiskChain, DiskError, Disks};
 pub use doors::{DOORS, Door, Doors, GuestEnd, port_name};
+pub use faults::BLOCK;
 pub use power::{BootFailure, Machine, MachineError};
 pub use process::{Process, ProcessError};
+pub use write_log::{WriteLog, WriteLogError};
+pub use written::spread;

@@ -116,8 +116,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts QEMU with the CPUs stopped, connects every channel, lets it run, and waits until the
-    /// host's guest agent answers and its boot is over.
+    /// Starts QEMU with the CPUs stopped, connects every channel, has `prepare` do what is to be done
+    /// before the power comes, lets it run, and waits until the host's guest agent answers and its boot is
+    /// over.
     ///
     /// # Errors
     /// When QEMU cannot be started, or the host does not come up: the error says which of process,
@@ -128,11 +129,13 @@ impl Machine {
         place: &Placement,
         evidence: &Path,
         deadlines: Deadlines,
+        prepare: impl AsyncFnOnce(&mut Machine) -> Result<(), MachineError>,
     ) -> Result<Self, Box<BootFailure>> {
         let console = Console::default();
         let booted = async {
             let mut machine =
                 Self::connect(program, lab, place, evidence, deadlines, console.clone()).await?;
+            prepare(&mut machine).await?;
             machine.resume().await?;
             machine.boot_id = machine.wait_until_up("the host's first boot", 0).await?;
             Ok(machine)
@@ -321,16 +324,26 @@ impl Machine {
             Ok(())
         })
         .await?;
-        self.console.forget_fatal();
         // One reboot can be two resets: the kernel tries one way after the other.
-        let boot_id = self.wait_until_up("the host's reboot", resets + 1).await;
+        let up = self.up_after("the host's reboot", resets + 1).await;
         self.expected_off.store(false, Ordering::SeqCst);
-        let boot_id = boot_id?;
+        up
+    }
+
+    /// Waits until the host is up again, in another boot, after so many resets in all.
+    pub(super) async fn up_after(&mut self, what: &str, resets: u32) -> Result<(), MachineError> {
+        self.console.forget_fatal();
+        let boot_id = self.wait_until_up(what, resets).await?;
         if boot_id == self.boot_id {
             return Err(MachineError::SameBoot(boot_id));
         }
         self.boot_id = boot_id;
         Ok(())
+    }
+
+    /// Says whether a reset or the machine's end is asked for.
+    pub(super) fn expect_off(&self, expected: bool) {
+        self.expected_off.store(expected, Ordering::SeqCst);
     }
 
     /// Shuts the host down from inside and waits until QEMU has ended.

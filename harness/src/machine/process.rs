@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::sync::watch;
+
+use crate::poll::{Pace, TimedOut, poll};
 
 /// What went wrong with a child process.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +122,24 @@ impl Process {
         self.wait().await
     }
 
+    /// Stops it, and waits until each of its threads stands still.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub async fn halt(&self, limit: Duration) -> Result<(), TimedOut> {
+        self.signal(Signal::STOP);
+        let what = format!("the process {} to stand still", self.pid);
+        poll(&what, limit, Pace::QUICK, async || {
+            Ok(stands_still(&PathBuf::from(format!("/proc/{}/task", self.pid))).then_some(()))
+        })
+        .await
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// The last lines of what it wrote to its standard output and error.
     pub fn last_words(&self) -> String {
         let text = std::fs::read(&self.stderr).unwrap_or_default();
@@ -137,6 +158,23 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
     }
+}
+
+/// Whether every thread in a `task` folder of /proc is stopped.
+fn stands_still(tasks: &Path) -> bool {
+    let Ok(tasks) = std::fs::read_dir(tasks) else {
+        return false;
+    };
+    tasks.flatten().all(|task| {
+        // A thread that has ended meanwhile stands still too.
+        std::fs::read_to_string(task.path().join("stat"))
+            .map_or(true, |stat| state(&stat) == Some('T'))
+    })
+}
+
+/// The state in a line of /proc/PID/stat, which comes after a name in parentheses that may hold anything.
+fn state(stat: &str) -> Option<char> {
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 type Spawned = io::Result<Child>;
@@ -202,6 +240,34 @@ mod tests {
         let mut exit = exit;
         let status = exit.wait_for(Option::is_some).await.unwrap().unwrap();
         assert_eq!(status.signal(), Some(9));
+    }
+
+    #[tokio::test]
+    async fn a_halted_process_stands_still_until_it_may_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        let file = dir.path().join("beats");
+        command
+            .args(["-c", "while :; do echo x >>\"$0\"; done"])
+            .arg(&file);
+        let process = Process::spawn(command, &dir.path().join("err")).unwrap();
+        let limit = Duration::from_secs(30);
+        let size = || std::fs::metadata(&file).map(|data| data.len()).unwrap_or(0);
+        let grows = async |than: u64| {
+            poll("it to write", limit, Pace::QUICK, async || {
+                Ok::<_, TimedOut>((size() > than).then_some(()))
+            })
+            .await
+            .unwrap();
+        };
+        grows(0).await;
+        process.halt(limit).await.unwrap();
+        let before = size();
+        process.halt(limit).await.unwrap();
+        assert_eq!(size(), before);
+        process.go_on();
+        grows(before).await;
+        assert_eq!(state("12 (a) b) T 1"), Some('T'));
     }
 
     #[tokio::test]

@@ -21,6 +21,8 @@ pub(super) struct Status {
     pub(super) agent_open: bool,
     /// Ports other than the agent's.
     pub(super) doors: Ports,
+    /// How often the host's watchdog has fired.
+    pub(super) watchdogs: u32,
     /// The first thing that nobody asked for.
     pub(super) incident: Option<Incident>,
     /// Migrations that have ended.
@@ -159,10 +161,15 @@ fn note(status: &mut Status, event: &QmpEvent, expected_off: bool) {
             None
         }
         "GUEST_PANICKED" => Some(Incident::Guest("the host's kernel panicked".to_owned())),
-        "WATCHDOG" => Some(Incident::Guest(format!(
-            "the host's watchdog fired (action {})",
-            word("action")
-        ))),
+        "WATCHDOG" => {
+            status.watchdogs += 1;
+            (!expected_off).then(|| {
+                Incident::Guest(format!(
+                    "the host's watchdog fired (action {})",
+                    word("action")
+                ))
+            })
+        }
         // QEMU stops the machine when L0 cannot take a write; an error that a lab injects into one of
         // its disks is reported to the guest instead.
         "BLOCK_IO_ERROR" if word("action") == "stop" => {
@@ -235,6 +242,17 @@ mod tests {
             true,
         );
         assert_eq!((status.resets, status.incident), (1, None));
+    }
+
+    #[test]
+    fn a_watchdog_that_was_waited_for_is_counted_only() {
+        let mut status = Status::default();
+        note(
+            &mut status,
+            &event("WATCHDOG", json!({"action": "reset"})),
+            true,
+        );
+        assert_eq!((status.watchdogs, status.incident), (1, None));
     }
 
     #[test]

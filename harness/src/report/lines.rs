@@ -193,6 +193,37 @@ impl Lines {
                     style("✓").green()
                 ));
             }
+            EventKind::Measured {
+                disk,
+                emulated,
+                speeds,
+                against,
+                ratios,
+                ..
+            } => {
+                let note = if *emulated {
+                    " (emulated: nothing like real hardware)"
+                } else {
+                    ""
+                };
+                say(format!("                  {disk}{note}"));
+                for (way, speed) in speeds {
+                    let unit = if way.starts_with("random") {
+                        "operations/s"
+                    } else {
+                        "MiB/s"
+                    };
+                    let ratio = ratios.as_ref().and_then(|ratios| ratios.get(way));
+                    let ratio = ratio
+                        .zip(against.as_ref())
+                        .map_or_else(String::new, |(ratio, name)| {
+                            format!("; {name} is {ratio:.2} times as fast")
+                        });
+                    say(format!(
+                        "                    {way}: {speed:.1} {unit}{ratio}"
+                    ));
+                }
+            }
             EventKind::ScenarioFinished {
                 verdict,
                 seconds,

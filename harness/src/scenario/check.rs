@@ -1,6 +1,7 @@
 //! What a schema cannot say about a scenario: the sense of it, step after step.
 
 mod closing;
+mod faults;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -171,10 +172,7 @@ impl<'a> Checker<'a> {
             return Some(Action::Run(self.run(of, run)));
         }
         if let Some(reboot) = table.reboot {
-            if !reboot {
-                let help = Some("leave the step out".to_owned());
-                self.note(of, "`reboot = false` is no action", help);
-            }
+            self.yes(of, "reboot", reboot);
             self.nas_runs = false;
             return Some(Action::Reboot);
         }
@@ -208,6 +206,9 @@ impl<'a> Checker<'a> {
         if let Some(name) = table.rewire {
             return self.rewire(of, name);
         }
+        if let Some(fault) = self.fault(of, &table) {
+            return Some(fault);
+        }
         if let Some(probes) = table.probe {
             return self.probe(node, of, probes, table.snapshot, line);
         }
@@ -240,23 +241,11 @@ impl<'a> Checker<'a> {
         if table.on == GuestName::Nas {
             self.needs_nas(&of.get("on"), "this runs in the NAS guest");
         }
-        if let Some(name) = &table.same_as
-            && !self.saved.contains(name)
-        {
-            let help = advice(name, self.saved.iter().map(String::as_str));
-            let message = format!("no earlier step keeps an output as `{name}`");
-            let help = help.or_else(|| Some(format!("give an earlier `run` save = \"{name}\"")));
-            self.note(&of.get("same-as"), message, help);
+        if let Some(name) = &table.same_as {
+            self.was_saved(&of.get("same-as"), name);
         }
         if let Some(name) = &table.save {
-            self.kebab(&of.get("save"), name);
-            if !self.saved.insert(name.clone()) {
-                self.note(
-                    &of.get("save"),
-                    format!("an earlier step keeps an output as `{name}` already"),
-                    None,
-                );
-            }
+            self.saves(&of.get("save"), name);
         }
         Run {
             command: table.command,
@@ -264,6 +253,23 @@ impl<'a> Checker<'a> {
             exit: table.exit,
             save: table.save,
             same_as: table.same_as,
+        }
+    }
+
+    fn was_saved(&self, place: &Node<'_>, name: &str) {
+        if !self.saved.contains(name) {
+            let help = advice(name, self.saved.iter().map(String::as_str));
+            let message = format!("no earlier step keeps an output as `{name}`");
+            let help = help.or_else(|| Some(format!("give an earlier `run` save = \"{name}\"")));
+            self.note(place, message, help);
+        }
+    }
+
+    fn saves(&mut self, place: &Node<'_>, name: &str) {
+        self.kebab(place, name);
+        if !self.saved.insert(name.to_owned()) {
+            let message = format!("an earlier step keeps an output as `{name}` already");
+            self.note(place, message, None);
         }
     }
 

@@ -145,6 +145,12 @@ pub struct PoolExpectation {
     /// Read, write and checksum errors over all devices, and data errors, together.
     #[serde(default)]
     pub errors: u64,
+    /// At least so many of these errors, in place of an exact number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_errors: Option<u64>,
+    /// Files and objects that are damaged for good, if that has to be known; they count as errors too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_errors: Option<u64>,
     /// Type of the top-level vdev, such as `raidz`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vdev: Option<String>,

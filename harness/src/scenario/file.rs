@@ -4,8 +4,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::expect::{Expect, ExpectNas, ExpectPve, ExpectedFailure};
+use super::fault::{Awaited, CutDuring, DiskError, Measure, NvmeWarning, PowerCuts};
 use super::step::{GuestName, Vmid};
 use crate::finding;
+use crate::lab::PciAddress;
 use crate::probe::Probe;
 
 /// A scenario: a lab, the steps that are taken in it, and what must hold.
@@ -107,6 +109,32 @@ pub(super) struct StepTable {
     /// Powers the host off, changes its hardware to that of another lab (the name of a file in `labs/`,
     /// without `.toml`), and powers it on. Disks whose serial number both labs have keep what is on them.
     pub rewire: Option<String>,
+    /// Cuts the power of the running machine, and gives it back at once. What a guest had not written
+    /// to its disks is lost; what a disk had acknowledged is there. Ends when the host is up again.
+    pub power_cut: Option<bool>,
+    /// Presses the machine's reset button, and waits until the host is up again.
+    pub reset: Option<bool>,
+    /// Crashes the kernel of this VM by its magic SysRq key, and waits until its console shows the panic.
+    #[schemars(range(min = 100, max = 999_999_999))]
+    pub panic: Option<Vmid>,
+    /// Pulls the card at this PCI address, which is behind a root port, out of the running machine, and
+    /// waits until both guests have let it go.
+    pub unplug: Option<PciAddress>,
+    /// Makes some places on a disk fail, behind everybody's back.
+    pub disk_error: Option<DiskError>,
+    /// Makes everything fail that is read from or written to the disk with this serial number.
+    pub disk_lost: Option<String>,
+    /// Sets what an NVMe drive says of its own health.
+    pub nvme_warning: Option<NvmeWarning>,
+    /// Waits for something that comes by itself; it is a failure when it does not.
+    pub wait_for: Option<Awaited>,
+    /// Cuts the power in the middle of a command, as `power-cut` does.
+    pub cut_during: Option<CutDuring>,
+    /// Has the NAS write numbered records with `fsync`, and cuts the power at random moments, the disks'
+    /// volatile caches lost with it. After each, every record that had been acknowledged must be there.
+    pub power_cuts: Option<PowerCuts>,
+    /// Measures how fast a disk is in the NAS, reading and writing, in sequence and at random.
+    pub measure: Option<Measure>,
     /// Reads facts and holds them against the scenario's snapshots. Needs `as`.
     pub probe: Option<Vec<Probe>>,
     /// The name of the snapshots that `probe` takes, such as `after-reboot`.
@@ -200,6 +228,17 @@ pub(super) const ACTIONS: &[&str] = &[
     "stop",
     "swap-serials",
     "rewire",
+    "power-cut",
+    "reset",
+    "panic",
+    "unplug",
+    "disk-error",
+    "disk-lost",
+    "nvme-warning",
+    "wait-for",
+    "cut-during",
+    "power-cuts",
+    "measure",
     "probe",
     "expect",
 ];

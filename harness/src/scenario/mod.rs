@@ -6,6 +6,7 @@ mod digest;
 mod document;
 pub mod edit;
 mod expect;
+mod fault;
 mod file;
 mod labs;
 mod load;
@@ -21,6 +22,10 @@ pub(crate) use digest::of as digest_of;
 pub use expect::{
     CHECKS, DriverState, Expect, ExpectNas, ExpectPve, ExpectedFailure, FailureKind,
     PoolExpectation, SmartVerdict,
+};
+pub use fault::{
+    Access, Awaited, CriticalWarning, CutDuring, DiskError, Flushes, Measure, NvmeWarning,
+    PowerCuts,
 };
 pub use labs::Labs;
 pub use load::{load_dir, load_file};

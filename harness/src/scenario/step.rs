@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::expect::{Expect, ExpectedFailure};
-use crate::lab::Lab;
+use super::fault::{Awaited, CutDuring, DiskError, Measure, NvmeWarning, PowerCuts};
+use crate::lab::{Lab, PciAddress};
 use crate::probe::Probe;
 
 /// A scenario: one TOML file under `scenarios/`.
@@ -123,6 +124,28 @@ pub enum Action {
     /// Powers the host off, changes the hardware to that of another lab, and powers it on. Disks with a
     /// serial number that both labs have keep what is on them.
     Rewire(Box<Rewire>),
+    /// The machine loses its power and gets it back.
+    PowerCut,
+    /// The machine's reset button is pressed.
+    Reset,
+    /// Crashes the kernel of a VM, and waits until its console says so.
+    Panic(Vmid),
+    /// Pulls the card at this address out of the running machine.
+    Unplug(PciAddress),
+    /// Some places on a disk fail.
+    DiskError(DiskError),
+    /// Nothing can be read from or written to the disk with this serial number.
+    DiskLost(String),
+    /// An NVMe drive says how it is.
+    NvmeWarning(NvmeWarning),
+    /// Waits for something that comes by itself.
+    WaitFor(Awaited),
+    /// Cuts the power in the middle of a command.
+    CutDuring(CutDuring),
+    /// Cuts the power at random moments while the NAS writes.
+    PowerCuts(PowerCuts),
+    /// Measures how fast a disk is in the NAS.
+    Measure(Measure),
     /// Reads facts and holds them against their snapshots.
     Probe {
         /// The name of the snapshots.

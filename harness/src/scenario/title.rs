@@ -1,5 +1,6 @@
 //! What a step is called where its file gives no title.
 
+use super::fault::{Access, Awaited};
 use super::step::Action;
 
 impl Action {
@@ -22,6 +23,41 @@ impl Action {
             Action::Stop(vm) => format!("stop VM {vm}"),
             Action::SwapSerials([one, other]) => format!("swap the serials {one} and {other}"),
             Action::Rewire(other) => format!("change the hardware to {}", other.name),
+            Action::PowerCut => "cut the power".to_owned(),
+            Action::Reset => "press the reset button".to_owned(),
+            Action::Panic(vm) => format!("crash VM {vm}"),
+            Action::Unplug(address) => format!("unplug {address}"),
+            Action::DiskError(error) => format!(
+                "make {} blocks of the disk {} fail when they are {}",
+                error.blocks,
+                error.serial,
+                match error.on {
+                    Access::Read => "read",
+                    Access::Write => "written",
+                }
+            ),
+            Action::DiskLost(serial) => format!("lose the disk {serial}"),
+            Action::NvmeWarning(warning) => match warning.warnings.as_slice() {
+                [] => format!("let the drive {} be well again", warning.serial),
+                list => {
+                    let words: Vec<String> = list.iter().map(ToString::to_string).collect();
+                    format!(
+                        "let the drive {} warn of {}",
+                        warning.serial,
+                        words.join(", ")
+                    )
+                }
+            },
+            Action::WaitFor(Awaited::WatchdogReset) => "wait for the watchdog's reset".to_owned(),
+            Action::WaitFor(Awaited::Nas) => "wait for the NAS".to_owned(),
+            Action::CutDuring(cut) => {
+                format!("cut the power during {}", first_line(&cut.command))
+            }
+            Action::PowerCuts(cuts) => format!(
+                "cut the power at {} moments, flushes {}",
+                cuts.cuts, cuts.flushes
+            ),
+            Action::Measure(measure) => format!("measure {}", measure.device),
             Action::Probe { name, probes } => {
                 let names: Vec<String> = probes.iter().map(ToString::to_string).collect();
                 format!("probe {} ({name})", names.join(", "))

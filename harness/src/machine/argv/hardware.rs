@@ -23,9 +23,22 @@ impl RootPorts {
     }
 }
 
+pub(super) fn card_id(number: usize) -> String {
+    format!("card{number}")
+}
+
+pub(super) fn controller_id(number: usize) -> String {
+    format!("hba{number}")
+}
+
+/// The device of an NVMe drive that has its data.
+pub(super) fn namespace(node: &str) -> String {
+    format!("{node}-namespace")
+}
+
 pub(super) fn card(number: usize, card: Card, ports: &mut RootPorts, args: &mut Args) {
     let bus = ports.add(args);
-    card_device(card, &format!("card{number}"), &bus, "0x0", args);
+    card_device(card, &card_id(number), &bus, "0x0", args);
 }
 
 fn card_device(card: Card, id: &str, bus: &str, address: &str, args: &mut Args) {
@@ -80,7 +93,10 @@ pub(super) fn controller<'a>(
         };
         args.pair(
             "-device",
-            format!("{chip},id=hba{number},bus={bus},addr=0x0{shared}"),
+            format!(
+                "{chip},id={},bus={bus},addr=0x0{shared}",
+                controller_id(number)
+            ),
         );
     }
     if let (Some(bus), Some(card)) = (&place, controller.second_function) {
@@ -90,7 +106,7 @@ pub(super) fn controller<'a>(
         // The chipset's own AHCI is part of the q35 machine and calls its ports ide.0 to ide.5.
         None => "ide".to_owned(),
         Some(port) if controller.model == ControllerModel::Nvme => port.clone(),
-        Some(_) => format!("hba{number}"),
+        Some(_) => controller_id(number),
     };
     for (port, disk) in controller.disks.iter().enumerate() {
         let node = data_node(number, port);
@@ -127,7 +143,10 @@ fn disk_device(disk: &Disk, node: &str, bus: &str, port: usize) -> Vec<String> {
             format!(
                 "nvme,id={node},bus={bus},addr=0x0,serial={serial},model={model},firmware-version={firmware}"
             ),
-            format!("nvme-ns,id={node}-namespace,drive={node},bus={node},nsid=1,eui64={wwn}"),
+            format!(
+                "nvme-ns,id={},drive={node},bus={node},nsid=1,eui64={wwn}",
+                namespace(node)
+            ),
         ],
     }
 }

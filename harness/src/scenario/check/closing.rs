@@ -88,7 +88,7 @@ impl Checker<'_> {
     pub(super) fn needs_nas(&self, place: &Node<'_>, what: &str) {
         if !self.nas_runs {
             let help =
-                "it runs after `start = 100`, until `stop`, `reboot`, `rewire` or `swap-serials`"
+                "it runs after `start = 100`, until `stop`, `reboot` or whatever else ends it or the host"
                     .to_owned();
             self.note(
                 place,
@@ -99,8 +99,12 @@ impl Checker<'_> {
     }
 
     pub(super) fn serials(&self, place: &Node<'_>, serials: &[String]) {
+        self.serials_at(serials, |index| place.item(index));
+    }
+
+    pub(super) fn serials_at<'d>(&self, serials: &[String], place: impl Fn(usize) -> Node<'d>) {
         for (index, serial) in serials.iter().enumerate() {
-            let place = place.item(index);
+            let place = place(index);
             if let Some(message) = serial_problem(serial) {
                 self.note(&place, message, None);
             } else if let Some(lab) = self.lab {

@@ -7,7 +7,7 @@ fn a_step_is_one_action() {
     check(
         "title = \"t\"",
         &[
-            "3:1 this step does nothing (give it one of `set`, `append`, `write`, `run`, `reboot`, `config`, `start`, `stop`, `swap-serials`, `rewire`, `probe`, `expect`)",
+            "3:1 this step does nothing (give it one of `set`, `append`, `write`, `run`, `reboot`, `config`, `start`, `stop`, `swap-serials`, `rewire`, `power-cut`, `reset`, `panic`, `unplug`, `disk-error`, `disk-lost`, `nvme-warning`, `wait-for`, `cut-during`, `power-cuts`, `measure`, `probe`, `expect`)",
         ],
     );
     check(
@@ -186,7 +186,7 @@ fn probes_and_their_snapshots() {
 
 #[test]
 fn the_nas_has_to_run() {
-    const ADVICE: &str = "which does not run at this point (it runs after `start = 100`, until `stop`, `reboot`, `rewire` or `swap-serials`)";
+    const ADVICE: &str = "which does not run at this point (it runs after `start = 100`, until `stop`, `reboot` or whatever else ends it or the host)";
     let said = |place: &str, what: &str| format!("{place} {what}, {ADVICE}");
     let probe = "probe = [\"pci\", \"smart\"]\nas = \"x\"";
     check(probe, &[&said("4:17", "`smart` is read in the NAS guest")]);

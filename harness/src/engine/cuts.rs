@@ -1,0 +1,407 @@
+//! Power cuts at random moments while the NAS writes: what it had acknowledged must be there after each.
+//!
+//! A moment is a machine whose time is stopped: the numbers that were acknowledged so far, and how long the
+//! log of each disk is. What a cut at that moment leaves is made from the logs afterwards, so many moments
+//! come from one run; the last of them is a real cut.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::act::last_lines;
+use super::failure::{Failure, StepError, chain};
+use super::nas;
+use super::run::Runner;
+use crate::dice::Dice;
+use crate::guest::{Exec, Exit, Guest};
+use crate::machine::{Bay, CutDisk, MachineError, WriteLog, bay};
+use crate::poll::{Pace, poll};
+use crate::scenario::{FailureKind, Flushes, PowerCuts};
+
+/// Between two moments, in milliseconds: at least, and at most.
+const GAP: (u64, u64) = (20, 400);
+
+/// How a pool is imported; its name comes after it.
+const IMPORT: &str = "zpool import -d /dev/disk/by-id";
+
+/// The exit code of a look at a pool that cannot be imported.
+const NOT_IMPORTED: i32 = 70;
+
+/// What writer and reader agree on: record `n` of the file, of 1 to 8 KiB.
+const RECORD: &str = r#"
+sub record {
+    my ($n) = @_;
+    srand($n);
+    my $words = 256 + $n * 7919 % 1792;
+    return pack("NN", $n, $words * 4) . pack("L*", map { int rand 4294967295 } 1 .. $words);
+}
+my $file = "/$ARGV[0]/records";
+"#;
+
+/// Appends records, each with `fsync`, and tells the console the number of each that is safe.
+const WRITER: &str = r#"
+use IO::Handle;
+open(my $out, ">", $file) or die "$file: $!";
+open(my $console, ">", "/dev/console") or die "console: $!";
+for (my $n = 1; !-e "/run/stop-writing"; $n++) {
+    my $record = record($n);
+    syswrite($out, $record) == length($record) or die "write: $!";
+    $out->sync or die "fsync: $!";
+    syswrite($console, "<a$n>\n");
+}
+"#;
+
+/// Prints how many records there are from the first on, each as it was written.
+const READER: &str = r#"
+open(my $in, "<", $file) or die "$file: $!";
+binmode($in);
+my $n = 1;
+while (1) {
+    my $record = record($n);
+    my $got = read($in, my $seen, length($record));
+    defined $got or die "read: $!";
+    last if $seen ne $record;
+    $n++;
+}
+print $n - 1, "\n";
+"#;
+
+/// The state of things when the power went.
+struct Moment {
+    /// The last number that had been acknowledged.
+    acknowledged: u64,
+    /// The length of each disk's log.
+    lengths: Vec<u64>,
+}
+
+/// What was recorded.
+struct Recording {
+    bays: Vec<Bay>,
+    logs: Vec<PathBuf>,
+    moments: Vec<Moment>,
+}
+
+impl Runner<'_> {
+    pub(super) async fn power_cuts(&mut self, cuts: &PowerCuts) -> Result<(), StepError> {
+        let mut dice = Dice::new(cuts.seed);
+        let start = Instant::now();
+        self.freeze_layers().await?;
+        let recording = self.take_moments(cuts, &mut dice).await?;
+        self.phase("the moments are recorded", start);
+        let logs = read_logs(&recording.logs)?;
+        // The last one is looked at first: its disks are in the machine that boots after a real cut.
+        let last = recording.moments.len() - 1;
+        let order = || std::iter::once(last).chain(0..last);
+        let mut disks = Vec::new();
+        for number in order() {
+            disks.push(self.after(&recording, &logs, number, cuts, dice.roll())?);
+        }
+        self.make_files(&disks[0])?;
+        match cuts.flushes {
+            Flushes::Obeyed => {
+                self.cut_power(&disks[0]).await?;
+                let deadlines = self.session.ground.deadlines();
+                let start = Instant::now();
+                self.nas = Some((
+                    nas::NAS,
+                    nas::start(self.running()?, nas::NAS, deadlines).await?,
+                ));
+                self.phase("the NAS is up", start);
+            }
+            Flushes::Ignored => {
+                self.put_pool_away(&cuts.pool).await?;
+                self.insert(&disks[0]).await?;
+            }
+        }
+        let start = Instant::now();
+        self.verify(cuts, &recording.moments[last], last).await?;
+        for (number, left) in order().zip(&disks).skip(1) {
+            self.make_files(left)?;
+            self.insert(left).await?;
+            self.verify(cuts, &recording.moments[number], number)
+                .await?;
+            self.put_back(&disks[0], left).await?;
+        }
+        self.phase("every cut is looked at", start);
+        for disk in &disks[0] {
+            let chain = &mut self.disks_mut()?.chains[disk.bay.number];
+            chain.active.clone_from(&disk.file);
+        }
+        self.faulty = false;
+        self.shell_in_nas("the pool's import", &format!("{IMPORT} {}", cuts.pool))
+            .await?;
+        let numbers = recording.moments.iter().map(|one| one.acknowledged);
+        let (least, most) = (numbers.clone().min(), numbers.max());
+        let seen = format!(
+            "{} cuts, the first after {} records and the last after {}: every acknowledged one is there",
+            recording.moments.len(),
+            least.unwrap_or(0),
+            most.unwrap_or(0)
+        );
+        self.note("nas.acknowledged", seen);
+        Ok(())
+    }
+
+    /// Has the NAS write, and takes the moments. With flushes obeyed the machine is dead after the last.
+    async fn take_moments(
+        &mut self,
+        cuts: &PowerCuts,
+        dice: &mut Dice,
+    ) -> Result<Recording, StepError> {
+        let bays: Vec<Bay> = self
+            .lab
+            .disks()
+            .filter_map(|disk| bay(&self.lab, &disk.serial))
+            .collect();
+        let folder = self.folder.disks();
+        let logs: Vec<PathBuf> = bays
+            .iter()
+            .map(|bay| folder.join(format!("{}.log", bay.drive)))
+            .collect();
+        self.faulty = true;
+        if let Some(machine) = &mut self.machine {
+            for (bay, log) in bays.iter().zip(&logs) {
+                machine.log_writes(bay, log).await?;
+            }
+        }
+        let console = self.folder.path().join("pve-console.log");
+        let before = length(&console)?;
+        self.start_writer(&cuts.pool).await?;
+        let machine = self.running()?;
+        let limit = self.session.ground.deadlines().command;
+        let acknowledged = || last_acknowledged(&console, before);
+        let what = "the first acknowledged record";
+        let first = poll::<_, MachineError, _>(what, limit, Pace::QUICK, async || {
+            Ok((acknowledged() > 0).then_some(()))
+        });
+        machine.watched(what, limit, first).await?;
+        let mut moments = Vec::new();
+        for number in 1..=cuts.cuts {
+            let at = Instant::now() + Duration::from_millis(dice.between(GAP.0, GAP.1));
+            let what = "the moment of the cut";
+            let moment = poll::<_, MachineError, _>(what, limit, Pace::QUICK, async || {
+                Ok((Instant::now() >= at).then_some(()))
+            });
+            machine.watched(what, limit, moment).await?;
+            machine.hold_breath().await?;
+            let lengths: Result<Vec<u64>, StepError> = logs.iter().map(|log| length(log)).collect();
+            moments.push(Moment {
+                acknowledged: acknowledged(),
+                lengths: lengths?,
+            });
+            // Nothing more is written after the last moment of a real cut: what comes next is its end.
+            if number < cuts.cuts || cuts.flushes == Flushes::Ignored {
+                machine.breathe();
+            }
+        }
+        Ok(Recording {
+            bays,
+            logs,
+            moments,
+        })
+    }
+
+    /// Starts the writer, and has what the NAS tells its console come to the host's at once.
+    async fn start_writer(&self, pool: &str) -> Result<(), StepError> {
+        let machine = self.running()?;
+        let limit = self.session.ground.deadlines().command;
+        let script = format!("{RECORD}{WRITER}");
+        let words = [nas::NAS.to_string(), script, pool.to_owned()];
+        let start = format!(
+            "setsid -f tail -n0 -f {} >/dev/ttyS0 2>/dev/null </dev/null\n\
+             exec qm guest exec \"$1\" --synchronous 0 -- flock /run/writer perl -e \"$2\" \"$3\"",
+            nas::CONSOLE_LOG
+        );
+        let words = ["-c".to_owned(), start, "sh".to_owned()]
+            .into_iter()
+            .chain(words);
+        let run = machine.agent().run(Exec::new("/bin/sh", words, limit));
+        machine.watched("the writer's start", limit, run).await?;
+        Ok(())
+    }
+
+    /// The disks after the cut at a moment.
+    fn after(
+        &self,
+        recording: &Recording,
+        logs: &[Arc<WriteLog>],
+        number: usize,
+        cuts: &PowerCuts,
+        seed: u64,
+    ) -> Result<Vec<CutDisk>, StepError> {
+        let lengths = &recording.moments[number].lengths;
+        let all = recording.bays.iter().zip(logs).zip(lengths);
+        let mut disks = Vec::new();
+        for (index, ((bay, log), length)) in all.enumerate() {
+            let chain = &self.disks()?.chains[bay.number];
+            disks.push(CutDisk {
+                bay: bay.clone(),
+                node: format!("{}.cut{number}", bay.health),
+                file: self
+                    .folder
+                    .disks()
+                    .join(format!("cut{number}-{index}.qcow2")),
+                below: chain.frozen(),
+                log: Arc::clone(log),
+                length: *length,
+                flushes: cuts.flushes,
+                seed: seed.wrapping_add(index as u64),
+            });
+        }
+        Ok(disks)
+    }
+
+    /// Ends the writer of a machine that runs on, and exports its pool.
+    async fn put_pool_away(&self, pool: &str) -> Result<(), StepError> {
+        let script =
+            format!("touch /run/stop-writing; flock /run/writer true; zpool export {pool}");
+        self.shell_in_nas("the pool's export", &script).await
+    }
+
+    /// Imports the pool that a cut left, and compares every acknowledged record byte by byte.
+    async fn verify(
+        &self,
+        cuts: &PowerCuts,
+        moment: &Moment,
+        number: usize,
+    ) -> Result<(), StepError> {
+        let limit = self.session.ground.deadlines().command;
+        let pool = &cuts.pool;
+        // What the kernel remembers of the disks is of those that were there before.
+        let look = format!(
+            "for disk in /dev/disk/by-id/*; do blockdev --flushbufs \"$disk\"; done\n\
+             {IMPORT} {pool} || exit {NOT_IMPORTED}\n\
+             perl -e \"$1\" {pool} && zpool export {pool}"
+        );
+        let words = [
+            "-c".to_owned(),
+            look,
+            "sh".to_owned(),
+            format!("{RECORD}{READER}"),
+        ];
+        let machine = self.running()?;
+        let run = self.nas()?.exec(Exec::new("/bin/sh", words, limit));
+        let output = machine
+            .watched("the records to be read", limit, run)
+            .await?;
+        let text = output.stdout_text();
+        let there = text.trim().parse::<u64>().ok();
+        let said = match (output.exit, there) {
+            (Exit::Code(0), Some(there)) if there >= moment.acknowledged => return Ok(()),
+            (Exit::Code(0), Some(there)) => format!("{there} are there"),
+            (Exit::Code(NOT_IMPORTED), _) => {
+                format!(
+                    "the pool cannot be imported: {}",
+                    last_lines(&output.stderr_text(), 12)
+                )
+            }
+            (exit, _) => format!(
+                "they cannot be read ({exit}): {}",
+                last_lines(&output.stderr_text(), 12)
+            ),
+        };
+        let message = format!(
+            "after cut {} of {}, {} records had been acknowledged, and {said}",
+            number + 1,
+            cuts.cuts,
+            moment.acknowledged
+        );
+        Err(Failure::new(FailureKind::Output, message).into())
+    }
+
+    async fn shell_in_nas(&self, what: &str, script: &str) -> Result<(), StepError> {
+        let limit = self.session.ground.deadlines().command;
+        let run = self.nas()?.run(Exec::shell(script, limit));
+        self.running()?.watched(what, limit, run).await?;
+        Ok(())
+    }
+
+    fn make_files(&self, left: &[CutDisk]) -> Result<(), StepError> {
+        let blanks = self.session.blanks();
+        for disk in left {
+            let bytes = self.disks()?.chains[disk.bay.number].bytes;
+            let made = blanks.make(&disk.file, bytes);
+            made.map_err(|error| StepError::SetUp(chain(&error)))?;
+        }
+        Ok(())
+    }
+
+    /// Gives the machine these disks in place of those that it has.
+    async fn insert(&mut self, left: &[CutDisk]) -> Result<(), StepError> {
+        if let Some(machine) = &mut self.machine {
+            for disk in left {
+                machine.insert_cut(disk).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the machine disks that it had before, and throws those away that it has.
+    async fn put_back(&mut self, kept: &[CutDisk], left: &[CutDisk]) -> Result<(), StepError> {
+        if let Some(machine) = &mut self.machine {
+            for (kept, left) in kept.iter().zip(left) {
+                machine.put_back(kept, left).await?;
+                // Room only; the folder goes with the scenario.
+                let _ = std::fs::remove_file(&left.file);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_logs(files: &[PathBuf]) -> Result<Vec<Arc<WriteLog>>, StepError> {
+    let set_up = |file: &Path, error: &dyn std::error::Error| {
+        StepError::SetUp(format!(
+            "failed to read {}: {}",
+            file.display(),
+            chain(error)
+        ))
+    };
+    let mut logs = Vec::new();
+    for file in files {
+        let bytes = std::fs::read(file).map_err(|error| set_up(file, &error))?;
+        let log = WriteLog::parse(bytes).map_err(|error| set_up(file, &error))?;
+        logs.push(Arc::new(log));
+        // It is in memory now.
+        let _ = std::fs::remove_file(file);
+    }
+    Ok(logs)
+}
+
+fn length(file: &Path) -> Result<u64, StepError> {
+    let data = std::fs::metadata(file).map_err(|error| {
+        StepError::SetUp(format!("failed to look at {}: {error}", file.display()))
+    })?;
+    Ok(data.len())
+}
+
+/// The last number on a console, which has other things on it too, after its first bytes.
+fn last_acknowledged(console: &Path, skip: u64) -> u64 {
+    let bytes = std::fs::read(console).unwrap_or_default();
+    let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len());
+    last_number(&String::from_utf8_lossy(&bytes[skip..]))
+}
+
+fn last_number(text: &str) -> u64 {
+    let parts = text.split("<a").skip(1);
+    let numbers = parts.filter_map(|part| part.split_once('>')?.0.parse().ok());
+    numbers.max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_found_among_other_words() {
+        for (text, number) in [
+            ("", 0),
+            ("<a1>\r\n<a2>\r\n", 2),
+            ("<a9>\r\n<a1", 9),
+            ("<a9>[ 7.1] <abc> <a> <a10>", 10),
+            ("<a[ 9.2] usb 1-1>", 0),
+        ] {
+            assert_eq!(last_number(text), number, "{text}");
+        }
+    }
+}
