@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
-use crate::merge::{self, Overlay};
+use crate::merge::{self, Overlay, Wins};
 use crate::process::Job;
 use crate::recipe::Recipe;
 use crate::toolbox::Toolbox;
@@ -117,7 +117,11 @@ pub(crate) fn build(
         .flatten()
         .map(PathBuf::as_path)
         .collect();
-    merge::write(&archive, &from, &overlay, &disk.leave_out)?;
+    let wins = match disk.own_module_index {
+        true => Wins::First,
+        false => Wins::Later,
+    };
+    merge::write(&archive, &from, wins, &overlay, &disk.leave_out)?;
     cancel.check()?;
 
     let path = content.join(DISK);

@@ -106,6 +106,10 @@ pub(crate) struct DiskRecipe {
     pub(crate) programs: BTreeMap<String, String>,
     /// The recipe whose kernel modules go in.
     pub(crate) modules_from: Option<String>,
+    /// Whether the index of the tree's own modules stays, for a tree whose modules are not the files that the other
+    /// recipe's index names. What comes from there is then found after a `depmod`.
+    #[serde(default)]
+    pub(crate) own_module_index: bool,
     /// systemd units to mask.
     #[serde(default)]
     pub(crate) mask: Vec<String>,

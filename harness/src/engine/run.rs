@@ -51,6 +51,8 @@ pub(super) struct Runner<'a> {
     pub(super) frozen_at: f64,
     /// Whether QEMU has said that this machine cannot be saved while it runs.
     pub(super) unsavable: bool,
+    /// Under which key to look for the facts of the state in which a step failed.
+    pub(super) failed_at: Option<Key>,
     /// Checkpoints that this run's disks are built on.
     pub(super) pins: Vec<Checkpoint>,
 }
@@ -81,6 +83,7 @@ impl<'a> Runner<'a> {
             spent: 0.0,
             frozen_at: 0.0,
             unsavable: false,
+            failed_at: None,
             pins: Vec::new(),
         }
     }
@@ -219,7 +222,12 @@ impl<'a> Runner<'a> {
         for (index, node) in moves.iter().enumerate() {
             let one = &plan.nodes()[*node].arrival;
             let start = Instant::now();
-            self.make(one).await?;
+            if let Err(error) = self.make(one).await {
+                if let StepError::Failed(failure) = &error {
+                    self.failed_at = Some(self.key(*node).failed_with(&failure.message));
+                }
+                return Err(error);
+            }
             let seconds = start.elapsed().as_secs_f64();
             self.spent += seconds;
             self.session.ground.timings().note(one.digest(), seconds);
@@ -233,7 +241,11 @@ impl<'a> Runner<'a> {
         }
         let key = self.key(leg.at);
         match live {
-            true => self.look(leg, Source::Live(&key)).await,
+            true => {
+                let looked = self.look(leg, Source::Live(&key)).await;
+                self.failed_at = looked.is_err().then_some(key);
+                looked
+            }
             false => {
                 // What was read in another state counts no more.
                 self.facts.clear();
