@@ -7,7 +7,7 @@ fn a_step_is_one_action() {
     check(
         "title = \"t\"",
         &[
-            "3:1 this step does nothing (give it one of `set`, `append`, `write`, `run`, `reboot`, `config`, `start`, `stop`, `swap-serials`, `rewire`, `probe`, `expect`)",
+            "3:1 this step does nothing (give it one of `set`, `append`, `write`, `run`, `reboot`, `config`, `start`, `stop`, `swap-serials`, `rewire`, `power-cut`, `reset`, `panic`, `unplug`, `disk-error`, `disk-lost`, `nvme-warning`, `wait-for`, `cut-during`, `power-cuts`, `measure`, `probe`, `expect`)",
         ],
     );
     check(
@@ -127,7 +127,7 @@ fn files_keys_and_lines() {
 fn saved_outputs() {
     check(
         "run = { command = \"a\", same-as = \"sum\" }",
-        &["4:34 no earlier step keeps an output as `sum` (give an earlier `run` save = \"sum\")"],
+        &["4:34 no earlier step keeps an output as `sum` (give an earlier step save = \"sum\")"],
     );
     check(
         "run = { command = \"a\", save = \"checksum\" }\n[[step]]\nrun = { command = \"a\", same-as = \"chekcsum\" }",
@@ -135,7 +135,7 @@ fn saved_outputs() {
     );
     check(
         "run = { command = \"a\", save = \"x\", same-as = \"x\" }",
-        &["4:46 no earlier step keeps an output as `x` (give an earlier `run` save = \"x\")"],
+        &["4:46 no earlier step keeps an output as `x` (give an earlier step save = \"x\")"],
     );
     check(
         "run = { command = \"a\", save = \"x\" }\n[[step]]\nrun = { command = \"a\", save = \"x\" }",
@@ -186,7 +186,7 @@ fn probes_and_their_snapshots() {
 
 #[test]
 fn the_nas_has_to_run() {
-    const ADVICE: &str = "which does not run at this point (it runs after `start = 100`, until `stop`, `reboot`, `rewire` or `swap-serials`)";
+    const ADVICE: &str = "which does not run at this point (it runs after `start = 100`, until `stop`, `reboot` or whatever else ends it or the host)";
     let said = |place: &str, what: &str| format!("{place} {what}, {ADVICE}");
     let probe = "probe = [\"pci\", \"smart\"]\nas = \"x\"";
     check(probe, &[&said("4:17", "`smart` is read in the NAS guest")]);
