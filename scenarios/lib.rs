@@ -1,5 +1,7 @@
-//! The catalogue: one TOML file a scenario in this folder, its lab under `labs/`, its snapshots
-//! under `snapshots/`. The target `catalogue` runs them all as tests.
+//! The catalogue: one TOML file a scenario. `procedure/` has the write-up and its variants, `wrong/` what
+//! goes wrong, `faults/` what happens while it runs. Their machines are under `labs/`, their snapshots
+//! under `snapshots/`, and under `facts/` what the findings of each were derived from in the last run
+//! that was taken over. The target `catalogue` runs them all as tests.
 
 use std::path::Path;
 

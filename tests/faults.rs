@@ -1,199 +1,16 @@
 //! What ends a lab early, on the built program and a real machine: nothing is left running, the
 //! evidence is there, the exit code and the words say what happened, and the next run works.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
-/// One lab at a time: two would only slow each other down.
-static ONE_LAB: Mutex<()> = Mutex::new(());
-
-/// How long a machine may take to come up under emulation on a busy machine.
-const BOOT: Duration = Duration::from_secs(600);
-/// How long what has been killed may take to be gone.
-const GONE: Duration = Duration::from_secs(20);
-
-/// A scenario whose host is up when its second step begins, which then does `what`.
-fn scenario(what: &str) -> String {
-    format!(
-        "summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nrun = \"true\"\n\n[[step]]\nrun = '''{what}'''\n"
-    )
-}
-
-/// The built program, running one scenario.
-struct Lab {
-    child: Child,
-    cache: PathBuf,
-    _scenarios: TempDir,
-    _turn: MutexGuard<'static, ()>,
-}
-
-impl Lab {
-    fn start(scenario: &str) -> Self {
-        Self::start_with(scenario, cache(), Command::new(env!("CARGO_BIN_EXE_xtask")))
-    }
-
-    fn start_with(scenario: &str, cache: PathBuf, mut command: Command) -> Self {
-        let turn = ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner);
-        let scenarios = tempfile::tempdir().unwrap();
-        fs::create_dir(scenarios.path().join("labs")).unwrap();
-        let lab = "summary = \"No controller\"\niommu = \"none\"\n";
-        fs::write(scenarios.path().join("labs/bare.toml"), lab).unwrap();
-        fs::write(scenarios.path().join("fault.toml"), scenario).unwrap();
-        let child = command
-            .args(["lab", "--cache"])
-            .arg(&cache)
-            .arg("--scenarios")
-            .arg(scenarios.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Lab {
-            child,
-            cache,
-            _scenarios: scenarios,
-            _turn: turn,
-        }
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
-    }
-
-    /// The run's folder, whose name ends with the program's process id.
-    fn run_folder(&self) -> PathBuf {
-        let suffix = format!("-{}", self.child.id());
-        wait("the run's folder", BOOT, || {
-            let runs = fs::read_dir(self.cache.join("runs")).ok()?;
-            let mut paths = runs.flatten().map(|run| run.path());
-            paths.find(|path| path.to_string_lossy().ends_with(&suffix))
-        })
-    }
-
-    fn events(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.run_folder().join("events.jsonl")).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
-    }
-
-    /// Waits until the host is up and the second step under way.
-    fn until_under_way(&mut self) {
-        let started = |event: &Value| event["event"] == "step-started" && event["step"] == 2;
-        wait("the second step", BOOT, || {
-            if self.child.try_wait().unwrap().is_some() {
-                panic!("the program ended early: {}", self.words());
-            }
-            self.events().iter().any(started).then_some(())
-        });
-        assert!(
-            !self.left_running().is_empty(),
-            "the lab has no QEMU process"
-        );
-    }
-
-    /// Process ids whose command lines name the run's folder. Its name is unique; its path depends on
-    /// whose mounts one looks through.
-    fn left_running(&self) -> Vec<i32> {
-        let run = self.run_folder();
-        let name = run.file_name().unwrap().to_string_lossy();
-        processes_with(&format!("runs/{name}/"))
-    }
-
-    fn end(&mut self) -> ExitStatus {
-        wait("the program's end", BOOT, || self.child.try_wait().unwrap())
-    }
-
-    fn words(&mut self) -> String {
-        use std::io::Read;
-        let mut words = String::new();
-        if let Some(mut out) = self.child.stdout.take() {
-            out.read_to_string(&mut words).unwrap();
-        }
-        if let Some(mut err) = self.child.stderr.take() {
-            err.read_to_string(&mut words).unwrap();
-        }
-        words
-    }
-
-    fn assert_nothing_left(&self) {
-        wait("everything to be gone", GONE, || {
-            self.left_running().is_empty().then_some(())
-        });
-    }
-
-    fn assert_evidence(&self) {
-        let scenario = self.run_folder().join("fault");
-        for name in ["qemu-argv.txt", "pve-console.log", "qmp.log", "agent.log"] {
-            let size = fs::metadata(scenario.join(name))
-                .map(|data| data.len())
-                .unwrap_or(0);
-            assert!(
-                size > 0,
-                "{name} is missing or empty in {}",
-                scenario.display()
-            );
-        }
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        // After a failed assertion; otherwise it has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn cache() -> PathBuf {
-    images::Cache::open(std::env::var_os("LAB_CACHE").map(PathBuf::from))
-        .unwrap()
-        .root()
-        .to_owned()
-}
-
-fn wait<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = look() {
-            return value;
-        }
-        assert!(
-            start.elapsed() < limit,
-            "waited {} s for {what}",
-            limit.as_secs()
-        );
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn processes_with(words: &str) -> Vec<i32> {
-    let own = i32::try_from(std::process::id()).unwrap();
-    fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok())
-        .filter(|pid| *pid != own)
-        .filter(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(words)
-        })
-        .collect()
-}
-
-fn signal(pid: i32, signal: Signal) {
-    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-}
+use support::{Lab, cache, scenario, signal};
 
 #[test]
 fn a_request_to_stop_ends_everything_and_says_so() {
@@ -284,7 +101,7 @@ impl SmallDisk {
         let images = cache();
         let script = format!(
             "mount -t tmpfs -o size={mib}m tmpfs \"$0\" && for entry in '{}'/*; do \
-             case \"$entry\" in */runs|*/tmp) ;; *) ln -s \"$entry\" \"$0\";; esac; done && exec \"$@\"",
+             case \"$entry\" in */runs|*/tmp|*/checkpoints|*/facts) ;; *) ln -s \"$entry\" \"$0\";; esac; done && exec \"$@\"",
             images.display()
         );
         let mut command = Command::new("unshare");

@@ -12,6 +12,7 @@ pub mod event;
 pub mod evidence;
 pub mod finding;
 pub mod guest;
+pub mod held;
 pub mod host;
 pub mod lab;
 pub mod machine;

@@ -92,30 +92,41 @@ impl Overlay {
     }
 }
 
-/// Writes `target`: the archives in `from`, of which a later one wins, without what `leave_out` names, then the overlay.
+/// Which file stays where two archives have one of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wins {
+    /// That of the first archive.
+    First,
+    /// That of a later one.
+    Later,
+}
+
+/// Writes `target`: the archives in `from`, without what `leave_out` names, then the overlay.
 pub(crate) fn write(
     target: &Path,
     from: &[&Path],
+    wins: Wins,
     overlay: &Overlay,
     leave_out: &[String],
 ) -> Result<()> {
     let file = File::create(target).map_err(Error::io("write", target))?;
     let mut builder = Builder::new(BufWriter::with_capacity(1 << 20, file));
-    let mut later: Vec<PathBuf> = Vec::new();
+    let mut winners: Vec<PathBuf> = Vec::new();
     let mut folders: Vec<PathBuf> = Vec::new();
-    // What comes later has to be known first.
-    for archive in from.iter().skip(1) {
+    let winning = |index: usize| (index == 0) == (wins == Wins::First);
+    // What stays has to be known first.
+    for (_, archive) in from.iter().enumerate().filter(|(index, _)| winning(*index)) {
         for entry in open(archive)?
             .entries()
             .map_err(Error::io("read", *archive))?
         {
             let entry = entry.map_err(Error::io("read", *archive))?;
             if entry.header().entry_type() != EntryType::Directory {
-                later.push(clean(&entry.path().map_err(Error::io("read", *archive))?));
+                winners.push(clean(&entry.path().map_err(Error::io("read", *archive))?));
             }
         }
     }
-    later.sort();
+    winners.sort();
     for (index, archive) in from.iter().enumerate() {
         for entry in open(archive)?
             .entries()
@@ -123,7 +134,7 @@ pub(crate) fn write(
         {
             let mut entry = entry.map_err(Error::io("read", *archive))?;
             let path = clean(&entry.path().map_err(Error::io("read", *archive))?);
-            let replaced = index == 0 && later.binary_search(&path).is_ok();
+            let replaced = !winning(index) && winners.binary_search(&path).is_ok();
             let is_folder = entry.header().entry_type() == EntryType::Directory;
             let covered = overlay
                 .0
@@ -303,7 +314,7 @@ mod tests {
         for (name, text) in files {
             overlay.add_text(name, *text);
         }
-        write(path, &[], &overlay, &[]).unwrap();
+        write(path, &[], Wins::Later, &overlay, &[]).unwrap();
     }
 
     #[test]
@@ -329,13 +340,13 @@ mod tests {
         overlay.add_program("usr/sbin/qm", at("qm"));
         overlay.add_link("etc/systemd/system/x.timer", "/dev/null");
         let (tree, modules) = (at("tree.tar"), at("modules.tar"));
-        write(
-            &at("out.tar"),
-            &[&tree, &modules],
-            &overlay,
-            &["usr/share/doc/*".to_owned()],
-        )
-        .unwrap();
+        let write_with = |wins, name: &str| {
+            let leave_out = ["usr/share/doc/*".to_owned()];
+            write(&at(name), &[&tree, &modules], wins, &overlay, &leave_out).unwrap();
+        };
+        write_with(Wins::First, "first.tar");
+        assert!(listing(&at("first.tar")).contains(&"etc/b 644 tree".to_owned()));
+        write_with(Wins::Later, "out.tar");
         assert_eq!(
             listing(&at("out.tar")),
             [
@@ -361,7 +372,7 @@ mod tests {
         fs::create_dir_all(dir.path().join("files/etc/pve/qemu-server")).unwrap();
         fs::write(dir.path().join("files/etc/pve/qemu-server/.keep"), "").unwrap();
         let overlay = Overlay::from_folder(&dir.path().join("files")).unwrap();
-        write(&dir.path().join("out.tar"), &[], &overlay, &[]).unwrap();
+        write(&dir.path().join("out.tar"), &[], Wins::Later, &overlay, &[]).unwrap();
         assert_eq!(
             listing(&dir.path().join("out.tar")),
             ["etc 755", "etc/pve 755", "etc/pve/qemu-server 755"]

@@ -14,6 +14,7 @@ use walkdir::WalkDir;
 
 use crate::Artifact;
 use crate::digest::KeyHasher;
+use crate::disk::GRUB_MODULES;
 use crate::error::{Error, Result};
 use crate::manifest::FORMAT;
 
@@ -105,6 +106,10 @@ pub(crate) struct DiskRecipe {
     pub(crate) programs: BTreeMap<String, String>,
     /// The recipe whose kernel modules go in.
     pub(crate) modules_from: Option<String>,
+    /// Whether the index of the tree's own modules stays, for a tree whose modules are not the files that the other
+    /// recipe's index names. What comes from there is then found after a `depmod`.
+    #[serde(default)]
+    pub(crate) own_module_index: bool,
     /// systemd units to mask.
     #[serde(default)]
     pub(crate) mask: Vec<String>,
@@ -215,7 +220,8 @@ impl Recipe {
         let mut hasher = KeyHasher::default();
         hasher
             .add("tree", self.tree_key()?)
-            .add("disk", to_json(disk, &self.dir)?);
+            .add("disk", to_json(disk, &self.dir)?)
+            .add("grub-modules", GRUB_MODULES.join(" "));
         add_files(&mut hasher, &self.dir.join(&disk.files))?;
         for (name, digest) in sources {
             hasher.add(name, digest);

@@ -171,7 +171,7 @@ impl Hooks {
         if let Some(files) = &tree.early_files {
             let archive = hooks.dir.join("early.tar");
             let overlay = Overlay::from_folder(&recipe.dir.join(files))?;
-            merge::write(&archive, &[], &overlay, &[])?;
+            merge::write(&archive, &[], merge::Wins::Later, &overlay, &[])?;
             early.push_str("tar --extract --directory \"$1\" --file \"$here/early.tar\"\n");
         }
         hooks.add("early", &early)?;

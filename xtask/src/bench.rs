@@ -9,6 +9,7 @@ use harness::event::{Event, EventKind, Listener};
 use harness::report::{Lines, Stopwatch};
 use harness::scenario::{Action, Scenario, Step};
 use harness::signals;
+use nix::sys::resource::{UsageWho, getrusage};
 use tokio::runtime::Runtime;
 
 use crate::Machine;
@@ -96,7 +97,16 @@ async fn phases(mut machine: Machine, name: &str, runs: usize) -> anyhow::Result
         let spread = spread(&mut totals);
         println!("median {spread}");
     }
+    println!("memory of a lab, at most: {:.2} GiB", peak_memory()?);
     Ok(session.finish().into())
+}
+
+/// The most memory that any program of the lab has had at once, in GiB: the kernel keeps it of all
+/// children that have ended, and QEMU is by far the largest.
+fn peak_memory() -> anyhow::Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)
+        .context("failed to ask how much memory the lab has used")?;
+    Ok(usage.max_rss() as f64 / f64::from(1 << 20))
 }
 
 /// Median, least and most, in seconds.

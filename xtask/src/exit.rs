@@ -1,6 +1,6 @@
 //! What the exit code says.
 
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 use harness::engine::Summary;
 use harness::signals;
@@ -42,6 +42,19 @@ impl From<Summary> for Exit {
             } => Exit::SetUpFailed,
             Summary { held: 0, .. } => Exit::NothingRan,
             _ => Exit::Held,
+        }
+    }
+}
+
+impl Exit {
+    /// How another process of this program ended.
+    pub fn of_process(status: ExitStatus) -> Self {
+        match status.code() {
+            Some(0) => Exit::Held,
+            Some(1) => Exit::Failed,
+            Some(4) => Exit::NothingRan,
+            Some(code) if code == i32::from(signals::INTERRUPTED) => Exit::Interrupted,
+            _ => Exit::SetUpFailed,
         }
     }
 }

@@ -1,8 +1,15 @@
-//! `cargo xtask findings`: what the lab and the doctor can find, and what each of it means.
+//! `cargo xtask findings`: what the lab and the doctor can find, and what each of it means; and taking
+//! over what a run read, for the test that holds the rules against the whole catalogue.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
-use harness::finding::{self, Rule};
+use harness::finding::{self, FactBook, Rule};
+use harness::scenario;
+use images::Cache;
 
 use crate::exit::Exit;
 
@@ -14,9 +21,23 @@ pub struct FindingsCommand {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
+    /// Takes the facts that a run read at the end of each scenario over into `scenarios/facts/`: those
+    /// of the newest run, or of the run with this folder.
+    #[arg(long, value_name = "RUN", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["id", "json"])]
+    record: Option<PathBuf>,
+    /// Folder of images and evidence; the user's cache folder when not given.
+    #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
+    cache: Option<PathBuf>,
 }
 
 pub fn run(command: FindingsCommand) -> anyhow::Result<Exit> {
+    if let Some(run) = command.record {
+        let run = match run.as_os_str().is_empty() {
+            true => newest_run(command.cache)?,
+            false => run,
+        };
+        return record(&run, scenarios::folder());
+    }
     match command.id.as_deref() {
         None => list(command.json),
         Some(id) => match finding::rule(id) {
@@ -30,6 +51,51 @@ pub fn run(command: FindingsCommand) -> anyhow::Result<Exit> {
             }
         },
     }
+    Ok(Exit::Held)
+}
+
+fn newest_run(cache: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let runs = Cache::open(cache)?.root().join("runs");
+    let folders = fs::read_dir(&runs).with_context(|| format!("failed to list {}", runs.display()));
+    // A run's name begins with its time.
+    folders?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.is_dir())
+        .max()
+        .with_context(|| format!("there is no run in {}", runs.display()))
+}
+
+/// The name that the engine gives to a scenario's facts in the evidence.
+const BOOK: &str = "fact-book.json";
+
+fn record(run: &Path, catalogue: &Path) -> anyhow::Result<Exit> {
+    let scenarios =
+        scenario::load_dir(catalogue).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    let facts = catalogue.join("facts");
+    let mut taken = 0;
+    for one in &scenarios {
+        let book = run.join(&one.name).join(BOOK);
+        let text = match fs::read_to_string(&book) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(error).with_context(|| format!("failed to read {}", book.display()));
+            }
+        };
+        // What this program cannot read is no use to the test.
+        FactBook::from_json(&text).with_context(|| format!("failed to read {}", book.display()))?;
+        let to = facts.join(format!("{}.json", one.name));
+        fs::write(&to, text).with_context(|| format!("failed to write {}", to.display()))?;
+        taken += 1;
+    }
+    if taken == 0 {
+        bail!("{} has no facts of any scenario", run.display());
+    }
+    println!(
+        "took over the facts of {taken} of {} scenarios from {}",
+        scenarios.len(),
+        run.display()
+    );
     Ok(Exit::Held)
 }
 

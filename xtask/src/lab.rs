@@ -12,8 +12,11 @@ use harness::scenario::{self, Scenario};
 use harness::signals;
 use tokio::runtime::Runtime;
 
-use crate::Machine;
 use crate::exit::Exit;
+use crate::shell::{self, CopyCommand, ShellCommand, WireCommand};
+use crate::up::{self, UpCommand};
+use crate::watch::{self, WatchCommand};
+use crate::{CacheFolder, Machine};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -70,6 +73,19 @@ enum LabSubcommand {
         #[command(flatten)]
         machine: Box<Machine>,
     },
+    /// Brings up the lab of a scenario at any of its steps, from the deepest checkpoint, and leaves it up.
+    Up(Box<UpCommand>),
+    /// Opens a terminal in a guest of the lab that is up, or runs a command there.
+    Shell(ShellCommand),
+    /// Copies files and folders into a guest of the lab that is up, or out of it.
+    Cp(CopyCommand),
+    /// Ends the lab that is up.
+    Down(CacheFolder),
+    /// Runs a scenario again whenever its file or its lab's was saved.
+    Watch(Box<WatchCommand>),
+    /// Carries bytes to a guest of the lab that is up.
+    #[command(hide = true)]
+    Wire(WireCommand),
     /// Writes a first scenario file to begin from.
     New {
         /// The scenario's name.
@@ -80,6 +96,12 @@ enum LabSubcommand {
 pub fn run(command: LabCommand) -> anyhow::Result<Exit> {
     match command.command {
         Some(LabSubcommand::New { name }) => return new(command.machine.scenarios(), &name),
+        Some(LabSubcommand::Up(command)) => return up::up(*command),
+        Some(LabSubcommand::Shell(command)) => return shell::shell(command),
+        Some(LabSubcommand::Cp(command)) => return shell::copy(command),
+        Some(LabSubcommand::Down(cache)) => return up::down(&cache),
+        Some(LabSubcommand::Watch(command)) => return watch::run(*command),
+        Some(LabSubcommand::Wire(command)) => return shell::wire(command),
         Some(LabSubcommand::Plan { filters, machine }) => return plan(*machine, &filters),
         None => {}
     }

@@ -14,6 +14,9 @@ mod findings;
 mod images_command;
 mod lab;
 mod schema;
+mod shell;
+mod up;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -78,7 +81,25 @@ struct Machine {
     scenarios: Option<PathBuf>,
 }
 
+/// Where the lab that is up is looked for.
+#[derive(Debug, Clone, Args)]
+struct CacheFolder {
+    /// Folder of images and evidence; the user's cache folder when not given.
+    #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
+    cache: Option<PathBuf>,
+}
+
+impl CacheFolder {
+    fn root(&self) -> anyhow::Result<PathBuf> {
+        Ok(images::Cache::open(self.cache.clone())?.root().to_owned())
+    }
+}
+
 impl Machine {
+    fn cache_folder(&self) -> anyhow::Result<PathBuf> {
+        Ok(images::Cache::open(self.cache.clone())?.root().to_owned())
+    }
+
     fn scenarios(&self) -> &Path {
         self.scenarios.as_deref().unwrap_or(scenarios::folder())
     }

@@ -14,6 +14,8 @@ pub struct Deadlines {
     pub command: Duration,
     /// From `qm start` to the first answer of L2's guest agent.
     pub nas_start: Duration,
+    /// How long L2's console may stay silent until its guest agent answers.
+    pub nas_silence: Duration,
     /// One answer of a guest agent.
     pub agent_answer: Duration,
     /// One answer of QEMU's monitor, and its greeting.
@@ -29,6 +31,7 @@ impl Deadlines {
         shutdown: Duration::from_secs(60),
         command: Duration::from_secs(150),
         nas_start: Duration::from_secs(120),
+        nas_silence: Duration::from_secs(25),
         agent_answer: Duration::from_secs(10),
         qmp: Duration::from_secs(10),
         state: Duration::from_secs(30),
@@ -43,6 +46,7 @@ impl Deadlines {
             shutdown: self.shutdown.saturating_mul(factor),
             command: self.command.saturating_mul(factor),
             nas_start: self.nas_start.saturating_mul(factor),
+            nas_silence: self.nas_silence.saturating_mul(factor),
             agent_answer: self.agent_answer.saturating_mul(factor),
             qmp: self.qmp.saturating_mul(factor),
             state: self.state.saturating_mul(factor),

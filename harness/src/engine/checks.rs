@@ -1,12 +1,13 @@
 //! Judges facts: pure functions of what must hold, what the lab is, and what was read.
 
+mod identity;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::identity::{Identity, Tool, identities, seen_by_lsblk, seen_by_midclt, seen_by_smartctl};
 use super::failure::Failure;
 use crate::lab::{Disk, Iommu, Lab, PciAddress};
-use crate::probe::disk_query::DiskQueryFacts;
 use crate::probe::disks::DiskFacts;
-use crate::probe::smart::SmartFacts;
 use crate::probe::{Facts, Probe};
 use crate::scenario::{DriverState, Expect, ExpectNas, ExpectPve, PoolExpectation, SmartVerdict};
 
@@ -251,12 +252,12 @@ fn judge_nas(
             .filter(|disk| serials.contains(&disk.serial))
             .collect();
         let ways = [
-            ("lsblk", false, seen_by_lsblk(block)),
-            ("midclt", true, seen_by_midclt(query)),
-            ("smartctl", true, seen_by_smartctl(smart)),
+            (Tool::Lsblk, seen_by_lsblk(block)),
+            (Tool::Midclt, seen_by_midclt(query)),
+            (Tool::Smartctl, seen_by_smartctl(smart)),
         ];
-        for (way, knows_rate, mut seen) in ways {
-            let given = wanted.iter().map(|disk| Identity::given(disk, knows_rate));
+        for (way, mut seen) in ways {
+            let given = wanted.iter().map(|disk| Identity::given(disk, way));
             let expected = identities(given.collect());
             seen.retain(|identity| !identity.is_virtual());
             let seen = identities(seen);
@@ -437,137 +438,13 @@ fn serial_sets(name: &'static str, expected: &[String], seen: &[String]) -> Judg
     check(name, expected == seen, expected, seen)
 }
 
-/// What tells a disk from every other one, as far as one tool shows it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Identity {
-    serial: String,
-    wwn: String,
-    model: String,
-    bytes: u64,
-    rotation: Rotation,
-}
-
-/// What a tool says of a disk's turning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rotation {
-    None,
-    Some,
-    Rpm(u32),
-}
-
-impl std::fmt::Display for Rotation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Rotation::None => f.write_str("does not rotate"),
-            Rotation::Some => f.write_str("rotates"),
-            Rotation::Rpm(rate) => write!(f, "{rate} rpm"),
-        }
-    }
-}
-
-/// A rate of 0 or 1 is a disk that does not turn, as ATA has it.
-fn rpm(rate: Option<u32>) -> Rotation {
-    rate.filter(|rate| *rate > 1)
-        .map_or(Rotation::None, Rotation::Rpm)
-}
-
-impl Identity {
-    /// What the lab gave the disk, as a tool shows it that knows the rate or only that it turns.
-    fn given(disk: &Disk, knows_rate: bool) -> Self {
-        let data = disk.drive.data();
-        let rotation = match rpm(Some(data.rotation_rpm.into())) {
-            Rotation::Rpm(_) if !knows_rate => Rotation::Some,
-            other => other,
-        };
-        Identity {
-            serial: disk.serial.clone(),
-            wwn: bare(&disk.wwn.to_string()),
-            model: data.model.to_owned(),
-            bytes: data.bytes,
-            rotation,
-        }
-    }
-
-    /// A virtual disk of L1's QEMU, which is not the lab's hardware. udev writes its model, and so
-    /// TrueNAS's middleware, with an underscore.
-    fn is_virtual(&self) -> bool {
-        matches!(self.model.as_str(), "QEMU HARDDISK" | "QEMU_HARDDISK")
-    }
-}
-
-/// A WWN without its prefix, which udev writes as `eui.` for NVMe.
-fn bare(wwn: &str) -> String {
-    wwn.trim_start_matches("0x")
-        .trim_start_matches("eui.")
-        .to_ascii_lowercase()
-}
-
-fn identities(mut list: Vec<Identity>) -> String {
-    list.sort();
-    list.iter()
-        .map(|one| {
-            format!(
-                "{} (wwn {}, {}, {} bytes, {})",
-                one.serial, one.wwn, one.model, one.bytes, one.rotation
-            )
-        })
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-fn seen_by_lsblk(facts: &DiskFacts) -> Vec<Identity> {
-    facts
-        .disks
-        .iter()
-        .map(|disk| Identity {
-            serial: disk.serial.clone().unwrap_or_default(),
-            wwn: bare(disk.wwn.as_deref().unwrap_or_default()),
-            model: disk.model.clone().unwrap_or_default(),
-            bytes: disk.size,
-            // lsblk knows only whether it turns.
-            rotation: if disk.rotational {
-                Rotation::Some
-            } else {
-                Rotation::None
-            },
-        })
-        .collect()
-}
-
-fn seen_by_midclt(facts: &DiskQueryFacts) -> Vec<Identity> {
-    facts
-        .disks
-        .iter()
-        .map(|disk| Identity {
-            serial: disk.serial.clone().unwrap_or_default(),
-            wwn: bare(disk.lunid.as_deref().unwrap_or_default()),
-            model: disk.model.clone().unwrap_or_default(),
-            bytes: disk.size.unwrap_or_default(),
-            rotation: rpm(disk.rotationrate),
-        })
-        .collect()
-}
-
-fn seen_by_smartctl(facts: &SmartFacts) -> Vec<Identity> {
-    facts
-        .disks
-        .iter()
-        .map(|disk| Identity {
-            serial: disk.serial.clone().unwrap_or_default(),
-            wwn: bare(disk.wwn.as_deref().unwrap_or_default()),
-            model: disk.model.clone(),
-            bytes: disk.bytes,
-            rotation: rpm(disk.rotation_rate),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lab::{Controller, ControllerModel, Drive, HostSystem, Slot, Wwn};
     use crate::probe::disks::BlockDevice;
     use crate::probe::iommu::{IommuFacts, IommuGroup, IommuUnit};
+    use crate::probe::smart::SmartFacts;
 
     const SERIALS: [&str; 2] = ["ZTM09FD7", "ZTM093QT"];
 

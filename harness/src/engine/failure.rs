@@ -170,7 +170,7 @@ impl From<Box<BootFailure>> for StepError {
 }
 
 /// An error and all its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

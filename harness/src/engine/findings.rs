@@ -87,7 +87,7 @@ impl Runner<'_> {
         }
         let findings = finding::derive(&book);
         self.keep_book(&book);
-        let held = judge(expected, findings)?;
+        let held = judge(expected, &book, findings)?;
         self.tell(held);
         Ok(())
     }
@@ -107,7 +107,10 @@ impl Runner<'_> {
         let gone = matches!(failure.kind, FailureKind::Boot | FailureKind::Crash);
         let mut book = match gone {
             true => self.memory.before.take().unwrap_or_default(),
-            false => self.book(None).await,
+            false => {
+                let key = self.failed_at.take();
+                self.book(key.as_ref()).await
+            }
         };
         book.run = Some(self.context(Some(&failure)));
         failure.findings = finding::derive(&book);
@@ -115,7 +118,7 @@ impl Runner<'_> {
         let Some(expected) = expected.filter(|_| meant) else {
             return failure;
         };
-        match judge(expected, failure.findings.clone()) {
+        match judge(expected, &book, failure.findings.clone()) {
             Ok(held) => {
                 self.tell(held);
                 failure
@@ -260,8 +263,22 @@ fn incidents(message: &str) -> Vec<Incident> {
     .collect()
 }
 
-/// Exactly the named errors and warnings; a note counts where it is named.
-fn judge(expected: &[String], findings: Vec<Finding>) -> Result<Held, Box<Failure>> {
+/// Exactly the named errors and warnings; a note counts where it is named. What could not be read of the
+/// host might have proven something, so that nothing found is then no answer.
+fn judge(
+    expected: &[String],
+    book: &FactBook,
+    findings: Vec<Finding>,
+) -> Result<Held, Box<Failure>> {
+    let unread = HOST_PROBES.iter().find_map(|probe| {
+        let why = book.unreadable.get(probe)?;
+        Some(format!("that `{probe}` could not be read: {why}"))
+    });
+    let nothing = book.facts.probes().is_empty() && findings.is_empty();
+    let nothing = nothing.then(|| "that nothing could be read".to_owned());
+    if let Some(seen) = unread.or(nothing) {
+        return Err(Failure::check(CHECK, "the facts of the host", seen));
+    }
     let list = |ids: &BTreeSet<&str>| match ids.len() {
         0 => "no errors and warnings".to_owned(),
         _ => ids.iter().copied().collect::<Vec<_>>().join(", "),
@@ -285,6 +302,11 @@ fn judge(expected: &[String], findings: Vec<Finding>) -> Result<Held, Box<Failur
 mod tests {
     use super::*;
     use crate::finding::Reference;
+
+    fn read() -> FactBook {
+        let cmdline = probe::cmdline::parse("quiet\n").unwrap();
+        FactBook::of([Facts::Cmdline(cmdline)])
+    }
 
     fn found(id: &'static str, severity: Severity) -> Finding {
         Finding {
@@ -314,14 +336,38 @@ mod tests {
             (&[], false),
         ] {
             let expected: Vec<String> = expected.iter().map(|id| (*id).to_owned()).collect();
-            let judged = judge(&expected, findings());
+            let judged = judge(&expected, &read(), findings());
             assert_eq!(judged.is_ok(), holds, "{expected:?}");
             if let Err(failure) = judged {
                 assert_eq!(failure.check.as_deref(), Some("findings"));
                 assert_eq!(failure.findings.len(), 3);
             }
         }
-        assert!(judge(&[], vec![found("c", Severity::Note)]).is_ok());
+        assert!(judge(&[], &read(), vec![found("c", Severity::Note)]).is_ok());
+    }
+
+    #[test]
+    fn nothing_found_where_nothing_was_read_is_no_answer() {
+        let mut book = read();
+        book.unreadable
+            .insert(Probe::Initramfs, "no such file".to_owned());
+        let failure = judge(&[], &book, Vec::new()).unwrap_err();
+        assert!(
+            failure
+                .message
+                .contains("`initramfs` could not be read: no such file")
+        );
+        // The guest may be off.
+        let mut book = read();
+        book.unreadable
+            .insert(Probe::Smart, "no such guest".to_owned());
+        assert!(judge(&[], &book, Vec::new()).is_ok());
+
+        assert!(judge(&[], &FactBook::default(), Vec::new()).is_err());
+        // A console alone can prove something too.
+        let panicked = vec![found("host-panicked", Severity::Error)];
+        let expected = ["host-panicked".to_owned()];
+        assert!(judge(&expected, &FactBook::default(), panicked).is_ok());
     }
 
     #[test]

@@ -25,6 +25,15 @@ const fn pays_after(wish: Wish) -> f64 {
 /// The file of RAM and devices.
 const RAM: &str = "ram.zst";
 
+/// What steps before a checkpoint have read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EarlierFacts {
+    /// It has to be on record, for it is judged.
+    Judged,
+    /// Nobody asks for it.
+    Unneeded,
+}
+
 /// Why there is no checkpoint; the scenario goes on without.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
@@ -48,19 +57,22 @@ impl From<StepError> for Trouble {
 }
 
 impl Runner<'_> {
-    /// Goes on from the deepest checkpoint on the way whose earlier facts are known. Gives how many
+    /// Goes on from the deepest checkpoint of these states, the first ones of the way. Gives how many
     /// moves it holds; none means that the scenario begins with its first step.
-    pub(super) async fn begin(&mut self) -> Result<usize, StepError> {
+    pub(super) async fn begin(
+        &mut self,
+        nodes: &[NodeId],
+        facts: EarlierFacts,
+    ) -> Result<usize, StepError> {
         let Some(store) = self.session.ground.store() else {
             return Ok(0);
         };
-        let nodes: Vec<NodeId> = self.route().nodes().collect();
         for depth in (1..=nodes.len()).rev() {
             let key = self.key(nodes[depth - 1]);
             let Some(checkpoint) = store.find(&key) else {
                 continue;
             };
-            if !self.knows_all_before(&nodes[..depth - 1]).await {
+            if facts == EarlierFacts::Judged && !self.knows_all_before(&nodes[..depth - 1]).await {
                 continue;
             }
             let start = Instant::now();
@@ -101,12 +113,16 @@ impl Runner<'_> {
 
     /// Takes a checkpoint of the state that was just reached, if that pays.
     pub(super) async fn checkpoint(&mut self, node: NodeId) {
+        if self.spent - self.frozen_at >= pays_after(self.plan.wish(node)) {
+            self.checkpoint_now(node).await;
+        }
+    }
+
+    /// Takes a checkpoint of the state that was just reached, unless there is one.
+    pub(super) async fn checkpoint_now(&mut self, node: NodeId) {
         let Some(store) = self.session.ground.store() else {
             return;
         };
-        if self.spent - self.frozen_at < pays_after(self.plan.wish(node)) {
-            return;
-        }
         let key = self.key(node);
         if let Some(there) = store.find(&key) {
             // Another way led here before, and this one only had to read facts.
@@ -263,6 +279,7 @@ impl Runner<'_> {
             .map_err(|error| Trouble::Lab(chain(&error)))?;
         self.disks = Some(disks);
         self.saved = meta.saved.clone();
+        self.keep("pve-console-before.log", &meta.console.join("\n"))?;
         let (Some(ram), Some(boot_id)) = (&meta.ram, &meta.boot_id) else {
             return Ok(());
         };

@@ -9,6 +9,7 @@ mod faults;
 mod findings;
 mod freeze;
 mod ground;
+mod hold;
 mod look;
 mod measure;
 mod nas;
@@ -20,8 +21,12 @@ mod snapshot;
 mod timings;
 
 pub use failure::Failure;
+pub(crate) use failure::chain;
 pub use ground::{
     CHECKPOINT_BUDGET, Checkpoints, Ground, Options, SessionError, toolbox_qemu, unmet,
 };
+pub use hold::{Held, HoldError, NAS};
+#[cfg(test)]
+pub(crate) use nas::CONFIG as NAS_CONFIG;
 pub use redact::{Redactor, ShapeError};
 pub use session::{Session, Summary};

@@ -1,6 +1,6 @@
 //! VM 100 on the Proxmox-like host: the configuration it begins with, its start, its console.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Failure;
 use super::failure::StepError;
@@ -19,9 +19,15 @@ pub(super) const NAS: Vmid = 100;
 /// One core: with two, one of a dozen starts under emulation hung early in the guest's boot with
 /// both of its CPUs asleep, as if one had missed the other's interrupt. It costs some eight seconds
 /// a start. Little memory, because VFIO pins all of it before the VM runs.
-pub(super) const CONFIG: &str = "\
+///
+/// Its doors are ports beside the guest agent's, on the bus that `agent: 1` makes.
+pub(crate) const CONFIG: &str = "\
 agent: 1
-args: -chardev file,id=console,path=/run/nas-console.log,append=on -device isa-serial,chardev=console
+args: -chardev file,id=console,path=/run/nas-console.log,append=on -device isa-serial,chardev=console \
+-chardev socket,id=door0,path=/run/nas-door.0,server=on,wait=off \
+-device virtserialport,bus=qga0.0,chardev=door0,name=lab.door.0 \
+-chardev socket,id=door1,path=/run/nas-door.1,server=on,wait=off \
+-device virtserialport,bus=qga0.0,chardev=door1,name=lab.door.1
 balloon: 0
 boot: order=scsi0
 cores: 1
@@ -32,6 +38,7 @@ name: truenas
 ostype: l26
 scsi0: /dev/disk/by-id/virtio-nas-system
 scsihw: virtio-scsi-pci
+tablet: 0
 vga: none
 ";
 
@@ -83,13 +90,14 @@ pub(super) async fn up(
 }
 
 /// Asks the VM's agent until it answers. The console is looked at between two attempts, so that a
-/// guest that will never come up is not waited for.
+/// guest that will never come up, or that hangs, is not waited for.
 async fn answers(
     pve: &Agent,
     vm: Vmid,
     what: &str,
     deadlines: Deadlines,
 ) -> Result<Option<Failure>, WaitError> {
+    let mut silence = Silence::new(Instant::now());
     poll(what, deadlines.nas_start, Pace::QUICK, async || {
         let ping = Exec::new(
             "qm",
@@ -105,7 +113,11 @@ async fn answers(
         if answer.success() {
             return Ok(Some(None));
         }
-        if let Some(line) = fatal_line(pve).await {
+        let shown = console(pve).await.unwrap_or_default();
+        let length = shown.len();
+        let console = Console::default();
+        console.feed(&shown);
+        if let Some(line) = fatal_line(&console).await {
             let message = format!("the console of VM {vm} shows `{line}`");
             return Ok(Some(Some(Failure::new(FailureKind::Crash, message))));
         }
@@ -113,6 +125,11 @@ async fn answers(
         if words.contains("not running") && !words.contains("agent") {
             let message = format!("VM {vm} ended before it came up: {}", words.trim());
             return Ok(Some(Some(Failure::new(FailureKind::Crash, message))));
+        }
+        let silent = silence.lasts(length, Instant::now());
+        if silent >= deadlines.nas_silence {
+            let message = hangs(vm, silent, &console.tail());
+            return Ok(Some(Some(Failure::new(FailureKind::Timeout, message))));
         }
         Ok(None)
     })
@@ -124,17 +141,55 @@ pub(super) async fn console(pve: &Agent) -> Option<Vec<u8>> {
     pve.read_file(CONSOLE_LOG).await.ok()
 }
 
-/// The line of the VM's console after which nothing good can come, if there is one.
-pub(super) async fn fatal_line(pve: &Agent) -> Option<String> {
-    let console = Console::default();
-    console.feed(&console_bytes(pve).await);
+/// The line of a VM's console after which nothing good can come, if there is one.
+pub(super) async fn last_line(pve: &Agent) -> Option<String> {
+    let shown = Console::default();
+    shown.feed(&console(pve).await.unwrap_or_default());
+    fatal_line(&shown).await
+}
+
+async fn fatal_line(console: &Console) -> Option<String> {
     tokio::time::timeout(Duration::ZERO, console.fatal())
         .await
         .ok()
 }
 
-async fn console_bytes(pve: &Agent) -> Vec<u8> {
-    console(pve).await.unwrap_or_default()
+/// How many of the console's last lines the message of a hang quotes.
+const QUOTED_LINES: usize = 3;
+
+fn hangs(vm: Vmid, silent: Duration, lines: &[String]) -> String {
+    let shown = match &lines[lines.len().saturating_sub(QUOTED_LINES)..] {
+        [] => "it has shown nothing at all".to_owned(),
+        last => format!("its last lines are `{}`", last.join("` `")),
+    };
+    format!(
+        "VM {vm} hangs: its agent does not answer, and its console has been silent for {} s; {shown}",
+        silent.as_secs()
+    )
+}
+
+/// Since when a console has not grown.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    length: usize,
+    since: Instant,
+}
+
+impl Silence {
+    fn new(now: Instant) -> Self {
+        Silence {
+            length: 0,
+            since: now,
+        }
+    }
+
+    /// How long the silence lasts, now that the console is as long as this.
+    fn lasts(&mut self, length: usize, now: Instant) -> Duration {
+        if length != self.length {
+            *self = Silence { length, since: now };
+        }
+        now - self.since
+    }
 }
 
 /// What a refused `qm start` is: the failure that many scenarios are about.
@@ -174,5 +229,34 @@ impl From<WaitError> for MachineError {
             WaitError::Guest(error) => error.into(),
             WaitError::TimedOut(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_lasts_until_the_console_grows_or_begins_anew() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut silence = Silence::new(start);
+        for (length, at, lasts) in [(0, 5, 5), (80, 6, 0), (80, 30, 24), (95, 31, 0), (7, 40, 0)] {
+            let lasted = silence.lasts(length, after(at));
+            assert_eq!(lasted.as_secs(), lasts, "{length} bytes after {at} s");
+        }
+    }
+
+    #[test]
+    fn the_message_of_a_hang_quotes_the_console() {
+        let silent = Duration::from_secs(150);
+        let lines = ["Booting", "[ 0.1] one", "[ 0.2] two", "[ 0.3] three"].map(str::to_owned);
+        let message = hangs(100, silent, &lines);
+        assert!(message.contains("silent for 150 s"), "{message}");
+        assert!(
+            message.ends_with("`[ 0.1] one` `[ 0.2] two` `[ 0.3] three`"),
+            "{message}"
+        );
+        assert!(hangs(100, silent, &[]).ends_with("it has shown nothing at all"));
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::act::last_lines;
 use super::failure::{Failure, StepError, chain};
 use super::findings::Memory;
+use super::freeze::EarlierFacts;
 use super::look::Source;
 use super::nas;
 use super::session::Session;
@@ -52,6 +53,8 @@ pub(super) struct Runner<'a> {
     pub(super) unsavable: bool,
     /// Whether a fault is in the machine that a checkpoint does not hold.
     pub(super) faulty: bool,
+    /// Under which key to look for the facts of the state in which a step failed.
+    pub(super) failed_at: Option<Key>,
     /// Checkpoints that this run's disks are built on.
     pub(super) pins: Vec<Checkpoint>,
 }
@@ -83,6 +86,7 @@ impl<'a> Runner<'a> {
             frozen_at: 0.0,
             unsavable: false,
             faulty: false,
+            failed_at: None,
             pins: Vec::new(),
         }
     }
@@ -135,7 +139,8 @@ impl<'a> Runner<'a> {
     }
 
     async fn travel(&mut self) -> Result<(), StepError> {
-        let done = self.begin().await?;
+        let nodes: Vec<NodeId> = self.route().nodes().collect();
+        let done = self.begin(&nodes, EarlierFacts::Judged).await?;
         self.session.progress().note(&self.scenario.name, done);
         self.frozen_at = self.spent;
         let plan = Arc::clone(&self.plan);
@@ -166,7 +171,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Takes one step.
-    async fn step(
+    pub(super) async fn step(
         &mut self,
         leg: &RouteLeg,
         moves: &[NodeId],
@@ -221,7 +226,12 @@ impl<'a> Runner<'a> {
         for (index, node) in moves.iter().enumerate() {
             let one = &plan.nodes()[*node].arrival;
             let start = Instant::now();
-            self.make(one).await?;
+            if let Err(error) = self.make(one).await {
+                if let StepError::Failed(failure) = &error {
+                    self.failed_at = Some(self.key(*node).failed_with(&failure.message));
+                }
+                return Err(error);
+            }
             let seconds = start.elapsed().as_secs_f64();
             self.spent += seconds;
             self.session.ground.timings().note(one.digest(), seconds);
@@ -235,7 +245,11 @@ impl<'a> Runner<'a> {
         }
         let key = self.key(leg.at);
         match live {
-            true => self.look(leg, Source::Live(&key)).await,
+            true => {
+                let looked = self.look(leg, Source::Live(&key)).await;
+                self.failed_at = looked.is_err().then_some(key);
+                looked
+            }
             false => {
                 // What was read in another state counts no more.
                 self.facts.clear();
@@ -250,6 +264,10 @@ impl<'a> Runner<'a> {
 
     pub(super) fn route(&self) -> &Route {
         &self.plan.routes()[self.route]
+    }
+
+    pub(super) fn route_number(&self) -> usize {
+        self.route
     }
 
     pub(super) fn key(&self, node: NodeId) -> Key {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use images::{ImageName, Observer};
+use images::{ImageName, Observer, Toolbox};
 use tokio::sync::watch;
 
 use super::failure::chain;
@@ -13,7 +13,7 @@ use super::ground::{Ground, Options, SessionError, lock, unmet};
 use super::run::Runner;
 use super::schedule::Progress;
 use crate::event::{EventKind, Events, Listener, Verdict};
-use crate::evidence::{EventLog, RunFolder};
+use crate::evidence::{EventLog, EvidenceError, RunFolder, ScenarioFolder};
 use crate::machine::Blanks;
 use crate::plan::Plan;
 use crate::scenario::Scenario;
@@ -110,7 +110,10 @@ impl Session {
     }
 
     /// A scenario's way in the plan, or in one of its own if it is not in the run's.
-    async fn planned(&self, scenario: &Scenario) -> Result<(Arc<Plan>, usize), SessionError> {
+    pub(super) async fn planned(
+        &self,
+        scenario: &Scenario,
+    ) -> Result<(Arc<Plan>, usize), SessionError> {
         let plan = Arc::clone(&lock(&self.plan));
         match plan.number(&scenario.name) {
             Some(number) => Ok((plan, number)),
@@ -157,7 +160,6 @@ impl Session {
             steps: scenario.steps.len() + usize::from(scenario.checks_at_the_end()),
             folder: folder.path().to_owned(),
         });
-        let mut stop = self.stop.clone();
         let (plan, route) = match self.planned(scenario).await {
             Ok(planned) => planned,
             Err(SessionError::Interrupted) => return Verdict::Interrupted,
@@ -170,8 +172,7 @@ impl Session {
         let mut runner = Runner::new(self, scenario, &folder, plan, route);
         let verdict = tokio::select! {
             biased;
-            // A sender that is gone can no longer stop anything.
-            () = async { if stop.wait_for(|stop| *stop).await.is_err() { std::future::pending().await } } => Verdict::Interrupted,
+            () = self.stop_requested() => Verdict::Interrupted,
             verdict = runner.walk() => verdict,
         };
         runner.end().await;
@@ -208,6 +209,24 @@ impl Session {
     /// Whether somebody asked the run to stop.
     pub fn stopped(&self) -> bool {
         *self.stop.borrow()
+    }
+
+    /// Waits until somebody asks the run to stop.
+    pub(super) async fn stop_requested(&self) {
+        let mut stop = self.stop.clone();
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            // A sender that is gone can no longer stop anything.
+            std::future::pending().await
+        }
+    }
+
+    pub(super) fn scenario_folder(&self, name: &str) -> Result<ScenarioFolder, EvidenceError> {
+        self.folder.scenario(name)
+    }
+
+    /// The toolbox.
+    pub fn toolbox(&self) -> &Toolbox {
+        &self.ground.images().toolbox
     }
 
     /// The run's folder.

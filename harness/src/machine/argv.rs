@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::disks::DiskChain;
+use super::doors::{self, DOORS};
 use crate::accel::Accelerator;
 use crate::lab::{ControllerModel, Interface, Lab, PciAddress, Pluggable};
 
@@ -39,6 +40,11 @@ impl Placement {
     /// The guest agent's socket.
     pub fn agent_socket(&self) -> PathBuf {
         self.sockets.join("agent")
+    }
+
+    /// A door's socket.
+    pub fn door_socket(&self, number: usize) -> PathBuf {
+        doors::socket(&self.sockets, number)
     }
 
     /// The serial console's socket.
@@ -197,6 +203,14 @@ pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
         "-device",
         format!("virtserialport,id={AGENT_PORT},chardev=agent,name=org.qemu.guest_agent.0"),
     );
+    for number in 0..DOORS {
+        let (id, name) = (doors::id(number), doors::port_name(number));
+        args.socket(&id, &place.door_socket(number), None);
+        args.pair(
+            "-device",
+            format!("virtserialport,id={id},chardev={id},name={name}"),
+        );
+    }
 
     let mut chains = place.disks.iter();
     args.disk(ROOT_NODE, chains.next());
@@ -333,7 +347,7 @@ mod tests {
         }
     }
 
-    /// A machine whose every controller is behind a root port: two of SATA, two of SAS, an NVMe drive.
+    /// A machine whose every controller is behind a root port: two of SATA, one of SAS, an NVMe drive.
     fn crowded() -> Lab {
         let mut lab = lab(Iommu::Intel, Slot::RootPort);
         lab.interrupt_remapping = false;
@@ -342,8 +356,7 @@ mod tests {
         lab.controllers[0].boots_host = true;
         let more = [
             (ControllerModel::Ich9Ahci, None),
-            (ControllerModel::Mptsas1068, Some(Drive::ExosX14Sas)),
-            (ControllerModel::MegasasGen2, None),
+            (ControllerModel::MegasasGen2, Some(Drive::ExosX14Sas)),
             (ControllerModel::Nvme, Some(Drive::Samsung980Pro)),
         ];
         for (model, drive) in more {

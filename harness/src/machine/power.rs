@@ -373,6 +373,21 @@ impl Machine {
         }
     }
 
+    /// From now on the host is a person's: resets and shutdowns are nobody's surprise.
+    pub fn let_go(&self) {
+        self.expected_off.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether QEMU runs.
+    pub fn is_alive(&self) -> bool {
+        self.process.exited().is_none()
+    }
+
+    /// Waits for QEMU's end, and says how it ended.
+    pub async fn ended(&self) -> ExitStatus {
+        self.process.wait().await
+    }
+
     /// Ends the machine at once.
     pub async fn kill(self) {
         self.process.kill().await;

@@ -1,5 +1,6 @@
 //! What a machine's QMP events say of it, folded into one value.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,12 +21,47 @@ pub(super) struct Status {
     pub(super) agent_open: bool,
     /// How often the host's watchdog has fired.
     pub(super) watchdogs: u32,
+    /// Ports other than the agent's.
+    pub(super) doors: Ports,
     /// The first thing that nobody asked for.
     pub(super) incident: Option<Incident>,
     /// Migrations that have ended.
     pub(super) migrations: u32,
     /// How the last of them ended, as QEMU calls it: `completed`, `failed`, `cancelled`.
     pub(super) migration: String,
+}
+
+/// What the guest does with its ends of ports, by their ids.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ports(BTreeMap<String, PortState>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct PortState {
+    open: bool,
+    closings: u32,
+}
+
+impl Ports {
+    /// How often the guest has closed a port.
+    pub(super) fn closings(&self, id: &str) -> u32 {
+        self.0.get(id).map_or(0, |state| state.closings)
+    }
+
+    fn changed(&mut self, id: &str, open: bool) {
+        let state = self.0.entry(id.to_owned()).or_default();
+        if state.open && !open {
+            state.closings += 1;
+        }
+        state.open = open;
+    }
+
+    /// A reset is told by one event, not by one for each port.
+    fn all_closed(&mut self) {
+        for state in self.0.values_mut().filter(|state| state.open) {
+            state.closings += 1;
+            state.open = false;
+        }
+    }
 }
 
 /// Something that nobody asked for.
@@ -97,14 +133,18 @@ fn note(status: &mut Status, event: &QmpEvent, expected_off: bool) {
             .unwrap_or("")
     };
     let incident = match event.name.as_str() {
-        "VSERPORT_CHANGE" if word("id") == AGENT_PORT => {
-            status.agent_open =
-                event.data.get("open").and_then(|open| open.as_bool()) == Some(true);
+        "VSERPORT_CHANGE" => {
+            let open = event.data.get("open").and_then(|open| open.as_bool()) == Some(true);
+            match word("id") {
+                AGENT_PORT => status.agent_open = open,
+                other => status.doors.changed(other, open),
+            }
             None
         }
         "RESET" => {
             status.resets += 1;
             status.agent_open = false;
+            status.doors.all_closed();
             (!expected_off)
                 .then(|| Incident::Guest(format!("the host was reset ({})", word("reason"))))
         }
@@ -256,5 +296,21 @@ mod tests {
             false,
         );
         assert!(!status.agent_open);
+    }
+
+    #[test]
+    fn a_door_counts_as_closed_after_it_was_open_and_when_the_host_is_reset() {
+        let mut status = Status::default();
+        let mut happens = |name: &str, data: serde_json::Value| {
+            note(&mut status, &event(name, data), true);
+            status.doors.closings("door0")
+        };
+        let port = |open: bool| json!({"id": "door0", "open": open});
+        assert_eq!(happens("VSERPORT_CHANGE", port(false)), 0);
+        assert_eq!(happens("VSERPORT_CHANGE", port(true)), 0);
+        assert_eq!(happens("VSERPORT_CHANGE", port(false)), 1);
+        assert_eq!(happens("VSERPORT_CHANGE", port(true)), 1);
+        assert_eq!(happens("RESET", json!({"reason": "guest-reset"})), 2);
+        assert_eq!(happens("RESET", json!({"reason": "guest-reset"})), 2);
     }
 }

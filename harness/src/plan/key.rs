@@ -59,6 +59,16 @@ impl Key {
         Key(hash.finalize().into())
     }
 
+    /// The name of what is seen after the move to this state has failed with these words. It is no state:
+    /// nothing goes on from there.
+    pub fn failed_with(&self, words: &str) -> Key {
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        hash.update("failed");
+        hash.update(words);
+        Key(hash.finalize().into())
+    }
+
     /// Its first digits, for people.
     pub fn short(&self) -> String {
         hex::encode(&self.0[..6])

@@ -272,6 +272,22 @@ fn nothing_else_changes_a_key() {
 }
 
 #[test]
+fn a_failed_step_leads_to_no_state_of_the_tree() {
+    let reached = end(&scenario("a", vec![run("one")]), &setting());
+    let other = end(&scenario("a", vec![run("two")]), &setting());
+    let failed = ["refused", "timed out"].map(|words| reached.failed_with(words));
+    let all = BTreeSet::from([
+        reached,
+        other,
+        failed[0],
+        failed[1],
+        other.failed_with("refused"),
+    ]);
+    assert_eq!(all.len(), 5);
+    assert_eq!(failed[0], reached.failed_with("refused"));
+}
+
+#[test]
 fn the_trees_cost_is_that_of_distinct_steps() {
     // Ten thousand scenarios: a hundred ways to begin, a hundred to end, eighteen steps between.
     let scenarios: Vec<Scenario> = (0..10_000)

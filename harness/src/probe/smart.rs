@@ -107,10 +107,11 @@ impl SmartFacts {
     }
 }
 
-/// Bits of the exit status that mean that there are no data: the command line was not understood, the
-/// device did not open. All others are findings about the disk. The middleware of TrueNAS draws the
-/// same line.
-const NO_DATA: u8 = 0b11;
+/// Bit of the exit status for a command line that was not understood or a device of no known kind.
+const NOT_TRIED: u8 = 0b01;
+/// Bit for a device that did not open, or that said who it is and then was not ready: a RAID controller's
+/// volume. The middleware of TrueNAS takes both bits for no data; all others are findings about the disk.
+const NOT_READY: u8 = 0b10;
 
 /// Virtio disks are left out: they have no SMART and smartctl does not know their kind.
 pub const SCRIPT: &str = r#"
@@ -156,7 +157,9 @@ pub fn parse(output: &str) -> Result<SmartFacts, ParseError> {
 
 fn disk(said: Smartctl) -> Result<SmartDisk, ParseError> {
     let asked = said.smartctl.argv.last().map_or("a disk", String::as_str);
-    if said.smartctl.exit_status & NO_DATA != 0 {
+    let is_known = said.serial_number.is_some() && said.user_capacity.is_some();
+    let status = said.smartctl.exit_status;
+    if status & NOT_TRIED != 0 || status & NOT_READY != 0 && !is_known {
         let messages: Vec<&str> = said
             .smartctl
             .messages
@@ -300,6 +303,31 @@ mod tests {
             (virtual_disk.available, virtual_disk.passed),
             (Some(false), None)
         );
+    }
+
+    /// As smartmontools 7.4 wrote it of a disk behind a MegaRAID controller, shortened.
+    const VOLUME: &str = r#"{"smartctl":{"argv":["smartctl","-a","-j","/dev/sdb"],"exit_status":2},
+        "device":{"name":"/dev/sdb","type":"scsi","protocol":"SCSI"},
+        "scsi_vendor":"SEAGATE","scsi_product":"ST12000NM0038","scsi_revision":"E003",
+        "user_capacity":{"blocks":23437770752,"bytes":12000138625024},
+        "logical_block_size":512,"physical_block_size":4096,"rotation_rate":7200,
+        "logical_unit_id":"0x5000c500a6c214bf","serial_number":"ZHZ3W6LN"}"#;
+
+    #[test]
+    fn a_volume_of_a_raid_controller_is_known_and_has_no_verdict() {
+        let facts = parse(&format!("{VOLUME}\nend\n")).unwrap();
+        let disk = facts.by_serial("ZHZ3W6LN").unwrap();
+        assert_eq!(disk.wwn.as_deref(), Some("0x5000c500a6c214bf"));
+        assert_eq!(
+            (disk.model.as_str(), disk.exit_status),
+            ("ST12000NM0038", 2)
+        );
+        assert_eq!((disk.available, disk.passed), (None, None));
+        let nameless = VOLUME.replace("serial_number", "x");
+        let error = parse(&format!("{nameless}\nend\n"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("/dev/sdb: exit status 2"), "{error}");
     }
 
     #[test]

@@ -295,6 +295,15 @@ impl<'a> Checker<'a> {
         if self.lab == Some(lab) {
             self.note(of, "this is the lab that the machine has already", None);
         }
+        if let Some(before) = self.lab
+            && before.host != lab.host
+        {
+            let message = format!(
+                "this lab's host is {}, and the root disk stays, which has {}",
+                lab.host, before.host
+            );
+            self.note(of, message, None);
+        }
         self.lab = Some(lab);
         let lab = lab.clone();
         Some(Action::Rewire(Box::new(Rewire { name, lab })))

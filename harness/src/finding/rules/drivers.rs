@@ -1,7 +1,7 @@
 //! Which driver holds what: blacklists, ids, modules, watchdogs.
 
 use super::boot::{blacklisted_and_loaded, in_force_since_boot};
-use super::references::{KERNEL_VIRQFD, MODPROBE, PVE_PASSTHROUGH, PVE_WATCHDOG};
+use super::references::{MODPROBE, PVE_PASSTHROUGH, PVE_PASSTHROUGH_WIKI, PVE_WATCHDOG};
 use crate::finding::book::Incident;
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{View, describe, is_bridge};
@@ -43,7 +43,7 @@ pub(super) const RULES: &[Rule] = &[
         summary: "vfio_virqfd is asked for at boot, and this kernel has no such module",
         explanation: "Since Linux 6.2 it is part of vfio. The line in /etc/modules costs one message at boot and nothing \
             else.",
-        reference: KERNEL_VIRQFD,
+        reference: PVE_PASSTHROUGH_WIKI,
         derive: virqfd_gone,
     },
     Rule {

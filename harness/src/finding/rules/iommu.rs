@@ -161,7 +161,9 @@ fn not_enabled(view: &View<'_>) -> Option<Draft> {
     if !said.is_empty() || !platform.describes_iommu() {
         return None;
     }
-    let word = if platform.cpu_vendor.as_deref() == Some("AuthenticAMD") {
+    // The table is the IOMMU's; a processor may be another's in a virtual machine.
+    let amd = platform.acpi_tables.iter().any(|table| table == "IVRS");
+    let word = if amd {
         "amd_iommu=on"
     } else {
         "intel_iommu=on"

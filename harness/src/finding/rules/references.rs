@@ -55,12 +55,8 @@ pub(super) const KERNEL_IOMMU: Reference = reference(
     "https://docs.kernel.org/arch/x86/iommu.html",
 );
 pub(super) const KERNEL_SYSFS_PCI: Reference = reference(
-    "Linux, ABI of /sys/bus/pci (reset_method)",
-    "https://docs.kernel.org/admin-guide/abi-testing.html#abi-sys-bus-pci-devices-reset-method",
-);
-pub(super) const KERNEL_VIRQFD: Reference = reference(
-    "Linux 6.2, commit e2d55709398e (vfio: Fold vfio_virqfd.ko into vfio.ko)",
-    "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/commit/?id=e2d55709398e",
+    "Linux, Documentation/ABI/testing/sysfs-bus-pci (reset_method)",
+    "https://www.kernel.org/doc/Documentation/ABI/testing/sysfs-bus-pci",
 );
 pub(super) const KERNEL_PANIC: Reference = reference(
     "Linux, Bug hunting",

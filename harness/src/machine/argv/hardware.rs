@@ -84,7 +84,6 @@ pub(super) fn controller<'a>(
     {
         let chip = match controller.model {
             ControllerModel::Ich9Ahci => "ich9-ahci",
-            ControllerModel::Mptsas1068 => "mptsas1068",
             ControllerModel::MegasasGen2 => "megasas-gen2",
             ControllerModel::Nvme => "nvme",
         };

@@ -1,7 +1,37 @@
 //! Labs that cannot be built.
 
+use super::super::two_labs;
 use super::report;
-use crate::scenario::labs;
+use crate::lab::{HostSystem, Lab};
+use crate::scenario::load::parse;
+use crate::scenario::{Labs, labs};
+
+/// Hardware changes while the machine is off; the system on its root disk does not.
+#[test]
+fn another_system_is_no_rewiring() {
+    let lab = two_labs().get("q35-ich9").cloned().unwrap();
+    let other = |host| Lab {
+        host,
+        cpus: 1,
+        ..lab.clone()
+    };
+    let labs: Labs = [
+        ("new".to_owned(), lab.clone()),
+        ("same".to_owned(), other(HostSystem::Debian13)),
+        ("old".to_owned(), other(HostSystem::Debian12)),
+    ]
+    .into_iter()
+    .collect();
+    let scenario = |to: &str| {
+        let text = format!("summary = \"s\"\nlab = \"new\"\n[[step]]\nrewire = \"{to}\"\n");
+        parse("x.toml".as_ref(), &text, &labs)
+    };
+    assert!(scenario("same").is_ok());
+    assert_eq!(
+        report(&scenario("old").unwrap_err()),
+        ["4:10 this lab's host is debian-12, and the root disk stays, which has debian-13"]
+    );
+}
 
 #[test]
 fn wrong_labs() {
@@ -81,7 +111,7 @@ fn wrong_labs() {
     check(
         &lab("[[controller]]\nmodel = \"ich9\"\nslot = \"chipset\""),
         &[
-            "4:9 `ich9` is not a value of `model` (known here: `ich9-ahci`, `mptsas1068`, `megasas-gen2`, `nvme`)",
+            "4:9 `ich9` is not a value of `model` (known here: `ich9-ahci`, `megasas-gen2`, `nvme`)",
             "5:8 `chipset` is not a value of `slot` (known here: `chipset-sata`, `root-port`)",
         ],
     );
@@ -98,7 +128,7 @@ fn wrong_labs() {
         &lab(&format!("cards = [{}]", "\"e1000e\", ".repeat(9))),
         &["3:9 a lab has at most eight root ports, its cards' among them"],
     );
-    let sas = |rest: &str| lab(&format!("[[controller]]\nmodel = \"mptsas1068\"\n{rest}"));
+    let sas = |rest: &str| lab(&format!("[[controller]]\nmodel = \"megasas-gen2\"\n{rest}"));
     check(
         &sas("slot = \"chipset-sata\"\nboots-host = true\nsecond-function = \"e1000e\""),
         &[

@@ -1,0 +1,131 @@
+//! The rules of findings against the catalogue: on the facts of each scenario's end, as a run recorded
+//! them under `scenarios/facts/`, exactly those rules fire that the scenario names, and every rule is
+//! proven by a scenario or is listed here with the reason why it cannot be.
+//!
+//! `cargo xtask findings --record` takes those facts over from a run.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use harness::finding::{self, FactBook, Finding, Severity};
+use harness::scenario::{self, Scenario};
+
+/// Rules that no scenario proves, and why not.
+const UNPROVEN: &[(&str, &str)] = &[
+    (
+        "iommu-absent",
+        "QEMU's tables are sound: a kernel that is told to use this IOMMU does",
+    ),
+    (
+        "acs-override",
+        "the parameter is a patch of Proxmox's kernel, which Debian's does not have",
+    ),
+    (
+        "dma-fault",
+        "QEMU's devices reach only for memory that they were given",
+    ),
+    (
+        "boot-entry-not-refreshed",
+        "proxmox-boot-tool and its boot partitions are not in the image, which boots by GRUB from its root",
+    ),
+    (
+        "disk-has-defects",
+        "the attributes of QEMU's disks are constants",
+    ),
+];
+
+fn catalogue() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scenarios"))
+}
+
+fn scenarios() -> Vec<Scenario> {
+    scenario::load_dir(catalogue()).unwrap()
+}
+
+fn recorded(scenario: &str) -> PathBuf {
+    catalogue().join("facts").join(format!("{scenario}.json"))
+}
+
+/// What the rules find at the end of a scenario.
+fn found(scenario: &str) -> Vec<Finding> {
+    let path = recorded(scenario);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}; run the scenario and take its facts over with `cargo xtask findings --record`",
+            path.display()
+        )
+    });
+    let book = FactBook::from_json(&text)
+        .unwrap_or_else(|error| panic!("{}: {error}: {:?}", path.display(), error));
+    finding::derive(&book)
+}
+
+#[test]
+fn each_scenario_has_the_findings_that_it_names_and_no_other() {
+    let mut wrong = String::new();
+    for scenario in scenarios() {
+        let Some(named) = &scenario.findings else {
+            writeln!(wrong, "{} names no findings", scenario.name).unwrap();
+            continue;
+        };
+        let named: BTreeSet<&str> = named.iter().map(String::as_str).collect();
+        let findings = found(&scenario.name);
+        let fired = findings
+            .iter()
+            .filter(|one| one.severity > Severity::Note || named.contains(one.id));
+        let fired: BTreeSet<&str> = fired.map(|one| one.id).collect();
+        for id in fired.symmetric_difference(&named) {
+            let what = match named.contains(id) {
+                true => "does not fire in",
+                false => "is a false alarm in",
+            };
+            writeln!(wrong, "{id} {what} {}", scenario.name).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn each_rule_is_proven_by_a_scenario_or_listed_with_a_reason() {
+    let named: BTreeSet<String> = scenarios()
+        .into_iter()
+        .flat_map(|scenario| scenario.findings.unwrap_or_default())
+        .collect();
+    let listed: BTreeSet<&str> = UNPROVEN.iter().map(|(id, _)| *id).collect();
+    for id in &listed {
+        assert!(finding::rule(id).is_some(), "there is no rule `{id}`");
+        assert!(!named.contains(*id), "{id} is proven and still listed");
+    }
+    let missing: Vec<&str> = finding::rules()
+        .map(|rule| rule.id)
+        .filter(|id| !named.contains(*id) && !listed.contains(id))
+        .collect();
+    assert!(missing.is_empty(), "no scenario proves {missing:?}");
+}
+
+#[test]
+fn no_facts_are_left_of_a_scenario_that_is_gone() {
+    let names: BTreeSet<String> = scenarios().into_iter().map(|one| one.name).collect();
+    for entry in fs::read_dir(catalogue().join("facts")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(names.contains(name), "{} is of no scenario", path.display());
+    }
+}
+
+/// Notes need not be named. Where they come is reviewed here, with all the others.
+#[test]
+fn where_each_rule_fires_is_as_it_was_reviewed() {
+    let mut matrix: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for scenario in scenarios() {
+        for one in found(&scenario.name) {
+            let severity = one.severity.to_string();
+            let scenarios = matrix.entry(one.id).or_default();
+            scenarios.push(format!("{} ({severity})", scenario.name));
+        }
+    }
+    insta::assert_json_snapshot!("where-rules-fire", matrix);
+}

@@ -1,0 +1,191 @@
+//! Checkpoints on the built program and a real machine: what was done is not done again, damage is
+//! noticed and made good, and none of it changes a verdict.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+
+use support::{Lab, cache, wait};
+
+/// A scenario that no run has seen before its last step, which is long enough for a checkpoint, and that
+/// looks at its end.
+fn new_scenario() -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let mark = now.unwrap().as_nanos();
+    format!(
+        "summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nrun = \"true\"\n\n\
+         [[step]]\nrun = \"echo {mark} >/root/mark; sync; sleep 4\"\n\n\
+         [[step]]\nprobe = [\"cmdline\", \"pci\", \"host-disks\"]\nas = \"end\"\n\n\
+         [[step]]\nrun = \"test $(cat /root/mark) = {mark}\"\n"
+    )
+}
+
+fn text(event: &Value, key: &str) -> String {
+    event[key].as_str().unwrap_or_default().to_owned()
+}
+
+/// The last checkpoint that a run took.
+fn taken(lab: &Lab) -> String {
+    let events = lab.events_of("checkpoint-taken");
+    text(
+        events.last().expect("no checkpoint was taken"),
+        "checkpoint",
+    )
+}
+
+/// The facts of a run's scenario, as they are held against snapshots.
+fn facts(lab: &Lab) -> BTreeMap<String, String> {
+    let folder = lab.run_folder().join("fault/facts");
+    let files = fs::read_dir(folder).unwrap().flatten();
+    let facts: BTreeMap<String, String> = files
+        .filter(|file| {
+            file.file_name()
+                .to_string_lossy()
+                .ends_with(".snapshot.json")
+        })
+        .map(|file| {
+            let name = file.file_name().to_string_lossy().into_owned();
+            (name, fs::read_to_string(file.path()).unwrap())
+        })
+        .collect();
+    assert!(!facts.is_empty());
+    facts
+}
+
+type Harm = fn(&Path);
+
+fn alter(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x55;
+    fs::write(path, bytes).unwrap();
+}
+
+fn cut(path: &Path) {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+}
+
+#[test]
+fn what_was_done_is_not_done_again_and_damage_is_made_good() {
+    let scenario = new_scenario();
+    let first = Lab::start(&scenario).held();
+    let (checkpoint, seen) = (taken(&first), facts(&first));
+    drop(first);
+
+    let again = Lab::start(&scenario).held();
+    let restored = again.events_of("restored");
+    assert_eq!(text(&restored[0], "checkpoint"), checkpoint);
+    assert_eq!(facts(&again), seen);
+    drop(again);
+
+    let ways: [(&str, Harm); 4] = [
+        ("ram.zst", alter),
+        ("ram.zst", cut),
+        ("meta.json", cut),
+        ("disk", alter),
+    ];
+    let mut checkpoint = checkpoint;
+    for (file, harm) in ways {
+        let folder = cache().join("checkpoints").join(&checkpoint);
+        let mut files = fs::read_dir(&folder).unwrap().flatten();
+        let victim = files.find(|one| one.file_name().to_string_lossy().starts_with(file));
+        harm(&victim.unwrap().path());
+        let lab = Lab::start(&scenario).held();
+        // One whose description cannot be read is not even found.
+        let unusable = lab.events_of("checkpoint-unusable");
+        assert!(
+            file == "meta.json" || text(&unusable[0], "checkpoint") == checkpoint,
+            "{file}: {unusable:?}"
+        );
+        assert!(!folder.exists(), "{file}");
+        assert_eq!(facts(&lab), seen, "{file}");
+        checkpoint = taken(&lab);
+    }
+}
+
+#[test]
+fn kill_9_while_a_checkpoint_is_written_leaves_nothing_that_is_used() {
+    let scenario = new_scenario();
+    let lab = Lab::start(&scenario);
+    let store = cache().join("checkpoints");
+    // A draft has RAM in it before it is finished.
+    let draft = wait("a draft with RAM", Duration::from_secs(600), || {
+        let entries = fs::read_dir(&store).ok()?.flatten();
+        let mut drafts = entries.filter(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with("draft-") && entry.path().join("ram.zst").exists()
+        });
+        drafts.next().map(|entry| entry.path())
+    });
+    kill_process(lab.pid(), Signal::KILL).unwrap();
+    lab.assert_nothing_left();
+    drop(lab);
+
+    let next = Lab::start(&scenario).held();
+    assert!(!draft.exists(), "the dead run's draft is still there");
+    assert!(next.events_of("checkpoint-unusable").is_empty());
+}
+
+#[test]
+fn two_labs_at_once_take_the_same_checkpoints_and_both_hold() {
+    let scenario = new_scenario();
+    let one = Lab::start(&scenario);
+    let other = Lab::start_beside(&scenario);
+    let (one, other) = (one.held(), other.held());
+    assert_eq!(facts(&one), facts(&other));
+    drop(other);
+    let third = Lab::start_beside(&scenario).held();
+    assert_eq!(third.events_of("restored").len(), 1);
+    assert_eq!(facts(&third), facts(&one));
+}
+
+/// A sample of the real catalogue, cold and from checkpoints: the same verdicts and facts.
+#[test]
+#[ignore = "runs the procedure cold: minutes. For a nightly run: cargo test --test checkpoints -- --ignored"]
+fn cold_and_cached_runs_see_the_same() {
+    let program = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+            .args(["lab", "--exact", "procedure", "initramfs-stale", "no-vtd"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let words = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{words}");
+        let folder = words.lines().find_map(|line| line.strip_prefix("evidence"));
+        sample(Path::new(folder.unwrap().trim()))
+    };
+    let cold = program(&["--no-cache"]);
+    // The first may take the checkpoints that the second goes on from.
+    let (first, second) = (program(&[]), program(&[]));
+    assert_eq!(cold, first);
+    assert_eq!(cold, second);
+}
+
+/// Every scenario's facts in a run's folder, by path.
+fn sample(run: &Path) -> BTreeMap<String, String> {
+    let mut facts = BTreeMap::new();
+    for scenario in fs::read_dir(run).unwrap().flatten() {
+        for file in fs::read_dir(scenario.path().join("facts"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = file.path();
+            let name = path.strip_prefix(run).unwrap().display().to_string();
+            if name.ends_with(".snapshot.json") {
+                facts.insert(name, fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    assert!(facts.len() > 5, "{facts:?}");
+    facts
+}

@@ -1,0 +1,168 @@
+//! `cargo xtask lab watch`: runs a scenario again whenever its file, or a lab's, was saved.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use harness::engine::{Session, SessionError};
+use harness::report::Lines;
+use harness::scenario::Scenario;
+use harness::signals;
+use notify::{RecursiveMode, Watcher};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use crate::Machine;
+use crate::exit::Exit;
+
+/// Editors save in several strokes; it is over when nothing was written for so long.
+const QUIET: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Args)]
+pub struct WatchCommand {
+    /// The scenario.
+    scenario: String,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+pub fn run(command: WatchCommand) -> anyhow::Result<Exit> {
+    let runtime = Runtime::new().context("failed to start the runtime")?;
+    runtime.block_on(watch(command))
+}
+
+async fn watch(command: WatchCommand) -> anyhow::Result<Exit> {
+    let mut stop = signals::stop_on_signals().context("failed to catch signals")?;
+    let folder = command.machine.scenarios().to_owned();
+    let (sender, mut saves) = mpsc::unbounded_channel();
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // What is only read changes nothing; an error may have hidden something.
+        if event.is_ok_and(|event| event.kind.is_access()) {
+            return;
+        }
+        // The receiver goes with the program.
+        let _ = sender.send(());
+    })
+    .context("failed to watch files")?;
+    watcher
+        .watch(&folder, RecursiveMode::Recursive)
+        .with_context(|| format!("failed to watch {}", folder.display()))?;
+
+    let mut seen = BTreeMap::new();
+    loop {
+        let scenario = load(&command, &mut seen);
+        let (cut, cut_short) = watch::channel(false);
+        let run = async {
+            match &scenario {
+                Some(scenario) => once(&command.machine, scenario, cut_short).await,
+                None => Ok(()),
+            }
+        };
+        tokio::pin!(run);
+        let mut over = false;
+        loop {
+            tokio::select! {
+                biased;
+                Ok(_) = stop.wait_for(|stop| *stop) => {
+                    cut.send_replace(true);
+                    if !over {
+                        run.await?;
+                    }
+                    return Ok(Exit::Interrupted);
+                }
+                () = saved(&mut saves) => {
+                    if contents(&folder, scenario.as_ref()) != seen {
+                        break;
+                    }
+                }
+                result = &mut run, if !over => {
+                    result?;
+                    over = true;
+                    println!("\nwaiting for the next save of {}; Ctrl-C ends", command.scenario);
+                }
+            }
+        }
+        // What a run had reached is in its checkpoints.
+        cut.send_replace(true);
+        if !over {
+            run.await?;
+        }
+    }
+}
+
+/// Waits for a save, and until it is over.
+async fn saved(saves: &mut mpsc::UnboundedReceiver<()>) {
+    if saves.recv().await.is_none() {
+        std::future::pending::<()>().await;
+    }
+    while let Ok(Some(())) = timeout(QUIET, saves.recv()).await {}
+}
+
+/// The scenario, and what its files hold. Mistakes are shown: the next save may mend them.
+fn load(command: &WatchCommand, seen: &mut BTreeMap<PathBuf, Vec<u8>>) -> Option<Scenario> {
+    let folder = command.machine.scenarios();
+    let loaded = command.machine.load_scenarios();
+    let found = match loaded {
+        Ok(scenarios) => {
+            let name = &command.scenario;
+            let found = scenarios.into_iter().find(|one| one.name == *name);
+            if found.is_none() {
+                eprintln!("no scenario is called {name}; waiting for one");
+            }
+            found
+        }
+        Err(error) => {
+            eprintln!("{error:?}\nwaiting for the next save");
+            None
+        }
+    };
+    *seen = contents(folder, found.as_ref());
+    found
+}
+
+/// What the files hold on which a run depends: the scenario's own and the labs'. While it is not known
+/// which file that is, any could mend it.
+fn contents(folder: &Path, scenario: Option<&Scenario>) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = toml_files(folder);
+    if let Some(scenario) = scenario {
+        let labs = folder.join("labs");
+        files.retain(|path| *path == scenario.path || path.starts_with(&labs));
+    }
+    let read = |path: PathBuf| std::fs::read(&path).ok().map(|content| (path, content));
+    files.into_iter().filter_map(read).collect()
+}
+
+fn toml_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            files.extend(toml_files(&path));
+        } else if path.extension().is_some_and(|ending| ending == "toml") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// Runs the scenario to its verdict, or until it is cut short.
+async fn once(
+    machine: &Machine,
+    scenario: &Scenario,
+    cut_short: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let lines = Arc::new(Lines::to_stdout());
+    let options = machine.clone().options();
+    let session = match Session::open(options, lines.clone(), vec![lines], cut_short).await {
+        Ok(session) => session,
+        Err(SessionError::Interrupted) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    session.run(scenario).await;
+    session.finish();
+    Ok(())
+}
