@@ -637,6 +637,53 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_is_held_to_its_state_and_its_errors() {
+        let pool = serde_json::from_value(serde_json::json!({
+            "name": "tank", "state": "DEGRADED", "status": null, "scan": null, "data-errors": 1,
+            "vdevs": [{
+                "name": "raidz1-0", "kind": "raidz", "state": "DEGRADED", "read-errors": 3,
+                "write-errors": 0, "checksum-errors": 0,
+            }],
+        }));
+        let pools = vec![pool.unwrap()];
+        let facts = BTreeMap::from([(
+            Probe::Pool,
+            Facts::Pool(crate::probe::pool::PoolFacts { pools }),
+        )]);
+        for (pool, holds) in [
+            (r#"state = "DEGRADED", errors = 4"#, true),
+            (
+                r#"state = "DEGRADED", min-errors = 4, vdev = "raidz""#,
+                true,
+            ),
+            (
+                r#"state = "DEGRADED", min-errors = 0, data-errors = 1"#,
+                true,
+            ),
+            (r#"state = "DEGRADED", min-errors = 5"#, false),
+            (
+                r#"state = "DEGRADED", min-errors = 1, data-errors = 0"#,
+                false,
+            ),
+            (r#"state = "DEGRADED""#, false),
+            (r#"state = "ONLINE", errors = 4"#, false),
+            (r#"state = "DEGRADED", errors = 4, vdev = "mirror""#, false),
+        ] {
+            let text = format!(r#"nas.pool = {{ name = "tank", {pool} }}"#);
+            let expect: Expect = toml::from_str(&text).unwrap();
+            assert_eq!(
+                judge(&expect, &lab(), &facts, None).is_ok(),
+                holds,
+                "{pool}"
+            );
+        }
+        let other: Expect =
+            toml::from_str(r#"nas.pool = { name = "pond", state = "DEGRADED", errors = 4 }"#)
+                .unwrap();
+        assert!(judge(&other, &lab(), &facts, None).is_err());
+    }
+
+    #[test]
     fn facts_that_were_not_read_are_a_failure_and_not_a_pass() {
         let failure = judge(&nas(&SERIALS), &lab(), &FactMap::new(), None).unwrap_err();
         assert_eq!(failure.check.as_deref(), Some("facts"));

@@ -118,7 +118,7 @@ impl Runner<'_> {
         machine.watched("the crash of the NAS", limit, exec).await?;
         let what = format!("the console of VM {vm} to show a panic");
         let shown = poll::<_, MachineError, _>(&what, limit, Pace::SLOW, async || {
-            Ok(nas::fatal_line_of(pve).await)
+            Ok(nas::last_line(pve).await)
         });
         let line = machine.watched(&what, limit, shown).await?;
         self.note("nas.panic", line);

@@ -141,11 +141,11 @@ pub(super) async fn console(pve: &Agent) -> Option<Vec<u8>> {
     pve.read_file(CONSOLE_LOG).await.ok()
 }
 
-/// The line of a VM's console so far after which nothing good can come, if there is one.
-pub(super) async fn fatal_line_of(pve: &Agent) -> Option<String> {
-    let so_far = Console::default();
-    so_far.feed(&console(pve).await.unwrap_or_default());
-    fatal_line(&so_far).await
+/// The line of a VM's console after which nothing good can come, if there is one.
+pub(super) async fn last_line(pve: &Agent) -> Option<String> {
+    let shown = Console::default();
+    shown.feed(&console(pve).await.unwrap_or_default());
+    fatal_line(&shown).await
 }
 
 async fn fatal_line(console: &Console) -> Option<String> {

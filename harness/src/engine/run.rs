@@ -51,10 +51,10 @@ pub(super) struct Runner<'a> {
     pub(super) frozen_at: f64,
     /// Whether QEMU has said that this machine cannot be saved while it runs.
     pub(super) unsavable: bool,
-    /// Under which key to look for the facts of the state in which a step failed.
-    pub(super) failed_at: Option<Key>,
     /// Whether a fault is in the machine that a checkpoint does not hold.
     pub(super) faulty: bool,
+    /// Under which key to look for the facts of the state in which a step failed.
+    pub(super) failed_at: Option<Key>,
     /// Checkpoints that this run's disks are built on.
     pub(super) pins: Vec<Checkpoint>,
 }
@@ -85,8 +85,8 @@ impl<'a> Runner<'a> {
             spent: 0.0,
             frozen_at: 0.0,
             unsavable: false,
-            failed_at: None,
             faulty: false,
+            failed_at: None,
             pins: Vec::new(),
         }
     }

@@ -19,10 +19,10 @@ pub(super) struct Status {
     pub(super) resets: u32,
     /// Whether the guest agent listens at its port.
     pub(super) agent_open: bool,
-    /// Ports other than the agent's.
-    pub(super) doors: Ports,
     /// How often the host's watchdog has fired.
     pub(super) watchdogs: u32,
+    /// Ports other than the agent's.
+    pub(super) doors: Ports,
     /// The first thing that nobody asked for.
     pub(super) incident: Option<Incident>,
     /// Migrations that have ended.

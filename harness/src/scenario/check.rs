@@ -260,7 +260,7 @@ impl<'a> Checker<'a> {
         if !self.saved.contains(name) {
             let help = advice(name, self.saved.iter().map(String::as_str));
             let message = format!("no earlier step keeps an output as `{name}`");
-            let help = help.or_else(|| Some(format!("give an earlier `run` save = \"{name}\"")));
+            let help = help.or_else(|| Some(format!("give an earlier step save = \"{name}\"")));
             self.note(place, message, help);
         }
     }

@@ -81,7 +81,10 @@ fn first_line(command: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Expect, ExpectPve, GuestName, Run};
+    use super::super::{
+        CriticalWarning, CutDuring, DiskError, Expect, ExpectPve, Flushes, GuestName, NvmeWarning,
+        PowerCuts, Run,
+    };
     use super::*;
     use crate::probe::Probe;
 
@@ -158,6 +161,46 @@ mod tests {
                     probes: vec![Probe::NasDisks, Probe::Smart],
                 },
                 "probe nas-disks, smart (nas)",
+            ),
+            (Action::PowerCut, "cut the power"),
+            (Action::Reset, "press the reset button"),
+            (Action::Panic(100), "crash VM 100"),
+            (
+                Action::Unplug("01:00.0".parse().unwrap()),
+                "unplug 0000:01:00.0",
+            ),
+            (
+                Action::DiskError(DiskError {
+                    serial: "A".to_owned(),
+                    on: Access::Write,
+                    blocks: 2,
+                }),
+                "make 2 blocks of the disk A fail when they are written",
+            ),
+            (Action::DiskLost("A".to_owned()), "lose the disk A"),
+            (
+                Action::NvmeWarning(NvmeWarning {
+                    serial: "A".to_owned(),
+                    warnings: vec![CriticalWarning::Spare, CriticalWarning::ReadOnly],
+                }),
+                "let the drive A warn of spare, read-only",
+            ),
+            (Action::WaitFor(Awaited::Nas), "wait for the NAS"),
+            (
+                Action::CutDuring(CutDuring {
+                    command: "a".to_owned(),
+                    when_exists: "/b".to_owned(),
+                }),
+                "cut the power during a",
+            ),
+            (
+                Action::PowerCuts(PowerCuts {
+                    cuts: 3,
+                    pool: "tank".to_owned(),
+                    seed: 0,
+                    flushes: Flushes::Ignored,
+                }),
+                "cut the power at 3 moments, flushes ignored",
             ),
             (Action::Expect(Box::new(expect)), "expect pve.disks"),
         ] {

@@ -1,5 +1,6 @@
 //! Wrong files: what is said about them, where, and with which advice.
 
+mod faults;
 mod labs;
 mod sense;
 mod shape;

@@ -25,18 +25,20 @@ fn the_vocabulary_acts_inside_the_lab_only() {
         // The files and commands of these are the guests': the engine hands them to the agents.
         (
             "Step",
-            "append as config cut-during disk-error disk-lost expect measure nvme-warning panic power-cut power-cuts probe reboot reset rewire run set start stop swap-serials title unplug wait-for write",
+            "append as config cut-during disk-error disk-lost expect measure nvme-warning panic power-cut \
+             power-cuts probe reboot reset rewire run set start stop swap-serials title unplug wait-for write",
         ),
         ("SetTable", "file key value"),
         ("AppendTable", "file lines"),
         ("WriteTable", "content file"),
         ("RunTable", "command exit on same-as save"),
         ("ConfigTable", "line vm"),
-        ("CutDuring", "command when-exists"),
+        // The machine is the lab's, the commands and paths are the guests', the files of a cut are the run's.
         ("DiskError", "blocks on serial"),
-        ("Measure", "against device save"),
         ("NvmeWarning", "serial warnings"),
+        ("CutDuring", "command when-exists"),
         ("PowerCuts", "cuts flushes pool seed"),
+        ("Measure", "against device save"),
         // These only look.
         ("Closing", "failure findings nas pve"),
         ("ExpectedFailure", "check contains kind"),
@@ -64,7 +66,8 @@ fn every_table_of_the_file_is_listed_above_or_only_looks() {
         .map(|(name, _)| name.as_str())
         .collect();
     let known = "AppendTable Closing ConfigTable CutDuring DiskError Expect ExpectNas ExpectPve \
-                 ExpectedFailure Measure NvmeWarning PoolExpectation PowerCuts RunTable SetTable Step WriteTable";
+                 ExpectedFailure Measure NvmeWarning PoolExpectation PowerCuts RunTable SetTable Step \
+                 WriteTable";
     assert_eq!(tables, known.split_whitespace().collect());
 }
 

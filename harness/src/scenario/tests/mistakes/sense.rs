@@ -127,7 +127,7 @@ fn files_keys_and_lines() {
 fn saved_outputs() {
     check(
         "run = { command = \"a\", same-as = \"sum\" }",
-        &["4:34 no earlier step keeps an output as `sum` (give an earlier `run` save = \"sum\")"],
+        &["4:34 no earlier step keeps an output as `sum` (give an earlier step save = \"sum\")"],
     );
     check(
         "run = { command = \"a\", save = \"checksum\" }\n[[step]]\nrun = { command = \"a\", same-as = \"chekcsum\" }",
@@ -135,7 +135,7 @@ fn saved_outputs() {
     );
     check(
         "run = { command = \"a\", save = \"x\", same-as = \"x\" }",
-        &["4:46 no earlier step keeps an output as `x` (give an earlier `run` save = \"x\")"],
+        &["4:46 no earlier step keeps an output as `x` (give an earlier step save = \"x\")"],
     );
     check(
         "run = { command = \"a\", save = \"x\" }\n[[step]]\nrun = { command = \"a\", save = \"x\" }",
