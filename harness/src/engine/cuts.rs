@@ -32,8 +32,8 @@ const RECORD: &str = r#"
 sub record {
     my ($n) = @_;
     srand($n);
-    my $words = 256 + $n * 7919 % 1792;
-    return pack("NN", $n, $words * 4) . pack("L*", map { int rand 4294967295 } 1 .. $words);
+    my $times = 4 + $n * 7919 % 28;
+    return pack("NN", $n, $times) . pack("L*", map { int rand 4294967295 } 1 .. 64) x $times;
 }
 my $file = "/$ARGV[0]/records";
 "#;

@@ -482,9 +482,8 @@ mod tests {
             (1, Some("card0")),
             (2, Some("hba0")),
             (3, Some("hba1")),
-            (5, Some("hba3")),
-            (6, Some("disk4-0")),
-            (7, None),
+            (5, Some("disk3-0")),
+            (6, None),
         ] {
             let address = PciAddress {
                 domain: 0,
@@ -501,7 +500,7 @@ mod tests {
         assert_eq!(pluggable(&lab, "00:1f.2".parse().unwrap()), None);
 
         let nvme = Lab {
-            controllers: lab.controllers[4..].to_vec(),
+            controllers: lab.controllers[3..].to_vec(),
             ..lab
         };
         let found = bay(&nvme, "ONE").unwrap();
