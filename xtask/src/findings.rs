@@ -72,6 +72,7 @@ fn record(run: &Path, catalogue: &Path) -> anyhow::Result<Exit> {
     let scenarios =
         scenario::load_dir(catalogue).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
     let facts = catalogue.join("facts");
+    fs::create_dir_all(&facts).with_context(|| format!("failed to make {}", facts.display()))?;
     let mut taken = 0;
     for one in &scenarios {
         let book = run.join(&one.name).join(BOOK);

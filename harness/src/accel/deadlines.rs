@@ -31,7 +31,7 @@ impl Deadlines {
         shutdown: Duration::from_secs(60),
         command: Duration::from_secs(150),
         nas_start: Duration::from_secs(120),
-        nas_silence: Duration::from_secs(25),
+        nas_silence: Duration::from_secs(50),
         agent_answer: Duration::from_secs(10),
         qmp: Duration::from_secs(10),
         state: Duration::from_secs(30),

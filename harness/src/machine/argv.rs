@@ -482,6 +482,7 @@ mod tests {
             (1, Some("card0")),
             (2, Some("hba0")),
             (3, Some("hba1")),
+            (4, Some("hba2")),
             (5, Some("disk3-0")),
             (6, None),
         ] {
