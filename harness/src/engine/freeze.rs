@@ -39,6 +39,8 @@ pub(super) enum EarlierFacts {
 enum Trouble {
     #[error("QEMU cannot save this machine while it runs: {0}")]
     Blocked(String),
+    #[error("a VM runs that no step has waited for, and it cannot be suspended before it is up")]
+    Stranger,
     #[error(transparent)]
     Machine(#[from] MachineError),
     #[error(transparent)]
@@ -166,6 +168,11 @@ impl Runner<'_> {
             && let Some(reason) = machine.unsavable().await?
         {
             return Err(Trouble::Blocked(reason));
+        }
+        if let (Some(machine), None) = (&self.machine, &self.nas)
+            && runs_a_vm(machine).await?
+        {
+            return Err(Trouble::Stranger);
         }
         let key = self.key(node);
         let draft = store.begin(&key)?;
@@ -369,4 +376,16 @@ async fn qm(pve: &Agent, verb: &str, vmid: Vmid, limit: Duration) -> Result<(), 
     pve.run(Exec::new("qm", [verb, &vmid.to_string()], limit))
         .await?;
     Ok(())
+}
+
+/// Whether the host runs a VM. One that is not suspended makes a checkpoint that now and then cannot be gone
+/// on from.
+async fn runs_a_vm(machine: &Machine) -> Result<bool, MachineError> {
+    let limit = machine.limits().command;
+    let list = machine.agent().exec(Exec::new("qm", ["list"], limit));
+    let output = machine.watched("the list of VMs", limit, list).await?;
+    Ok(output
+        .stdout_text()
+        .lines()
+        .any(|line| line.split_whitespace().any(|word| word == "running")))
 }
