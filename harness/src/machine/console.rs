@@ -12,17 +12,17 @@ use tokio::sync::watch;
 const KEPT_LINES: usize = 40;
 
 /// What a console shows when a boot has come to an end that nobody wanted.
-const FATAL: [&str; 9] = [
+const FATAL: [&str; 6] = [
     "Kernel panic - not syncing",
     "Unable to mount root",
-    "(initramfs)",
     "Dropping to a shell!",
-    "grub rescue>",
-    "grub>",
     "You are in emergency mode",
     "Boot failed: not a bootable disk",
     "No bootable device",
 ];
+
+/// The same without a line's end: whoever shows it waits for a person.
+const PROMPTS: [&str; 3] = ["(initramfs)", "grub rescue>", "grub>"];
 
 /// A console that is being read.
 #[derive(Debug, Clone)]
@@ -78,6 +78,10 @@ impl Console {
         for (index, part) in text.split('\n').enumerate() {
             if index > 0 {
                 let done = std::mem::take(&mut lines.open);
+                // What a line says after its mark is the cause.
+                if let Some(line) = marked(&done, &FATAL) {
+                    self.shared.fatal.send_replace(Some(line));
+                }
                 if !done.trim().is_empty() {
                     lines.done.push_back(done);
                 }
@@ -86,7 +90,7 @@ impl Console {
                 }
             }
             lines.open.push_str(part);
-            if let Some(line) = fatal_line(&lines.open) {
+            if let Some(line) = marked(&lines.open, &PROMPTS) {
                 self.shared.fatal.send_replace(Some(line));
             }
         }
@@ -131,8 +135,8 @@ fn printable(bytes: &[u8]) -> String {
         .collect()
 }
 
-fn fatal_line(line: &str) -> Option<String> {
-    FATAL
+fn marked(line: &str, marks: &[&str]) -> Option<String> {
+    marks
         .iter()
         .any(|mark| line.contains(mark))
         .then(|| line.trim().to_owned())
@@ -148,6 +152,16 @@ mod tests {
         console.feed(b"Begin: Running /scripts/local-block ... done.\r\nBusyBox v1.37\r\n(initra");
         console.feed(b"mfs) ");
         assert_eq!(console.fatal().await, "(initramfs)");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_with_its_cause() {
+        let console = Console::default();
+        console.feed(b"[ 0.1] Kernel panic - not syncing");
+        let early = tokio::time::timeout(std::time::Duration::ZERO, console.fatal()).await;
+        assert!(early.is_err(), "{early:?}");
+        console.feed(b": IO-APIC + timer doesn't work!\r\n");
+        assert!(console.fatal().await.ends_with("timer doesn't work!"));
     }
 
     #[test]
@@ -168,10 +182,14 @@ mod tests {
             "GNU GRUB  version 2.12",
             "panic=5 is set",
         ] {
-            assert_eq!(fatal_line(line), None, "{line}");
+            assert_eq!(marked(line, &FATAL), None, "{line}");
         }
         assert!(
-            fatal_line("[ 1.2] Kernel panic - not syncing: VFS: Unable to mount root").is_some()
+            marked(
+                "[ 1.2] Kernel panic - not syncing: VFS: Unable to mount root",
+                &FATAL
+            )
+            .is_some()
         );
     }
 }
