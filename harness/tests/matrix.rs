@@ -57,6 +57,11 @@ fn scenarios() -> Vec<Scenario> {
     scenario::load_dir(catalogue()).unwrap()
 }
 
+/// A draft is none of a run's, so nothing was recorded of it. A rule that only a draft names waits for it.
+fn is_run(scenario: &Scenario) -> bool {
+    scenario.draft.is_none()
+}
+
 fn recorded(scenario: &str) -> PathBuf {
     catalogue().join("facts").join(format!("{scenario}.json"))
 }
@@ -78,7 +83,7 @@ fn found(scenario: &str) -> Result<Vec<Finding>, String> {
 #[test]
 fn each_scenario_has_the_findings_that_it_names_and_no_other() {
     let mut wrong = String::new();
-    for scenario in scenarios() {
+    for scenario in scenarios().into_iter().filter(is_run) {
         let Some(named) = &scenario.findings else {
             writeln!(wrong, "{} names no findings", scenario.name).unwrap();
             continue;
@@ -138,7 +143,7 @@ fn no_facts_are_left_of_a_scenario_that_is_gone() {
 #[test]
 fn where_each_rule_fires_is_as_it_was_reviewed() {
     let mut matrix: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for scenario in scenarios() {
+    for scenario in scenarios().into_iter().filter(is_run) {
         for one in found(&scenario.name).unwrap() {
             let severity = one.severity.to_string();
             let scenarios = matrix.entry(one.id).or_default();
