@@ -149,7 +149,11 @@ impl Runner<'_> {
                 self.frozen_at = self.spent;
             }
             Err(trouble) => {
-                self.unsavable = matches!(trouble, Trouble::Blocked(_));
+                // What QEMU cannot save now it cannot save a step later.
+                self.unsavable = matches!(
+                    trouble,
+                    Trouble::Blocked(_) | Trouble::Machine(MachineError::State { .. })
+                );
                 self.session.events().emit(EventKind::NoCheckpoint {
                     scenario: self.scenario.name.clone(),
                     reason: chain(&trouble),
