@@ -104,7 +104,12 @@ impl Runner<'_> {
         if failure.check.as_deref() == Some(CHECK) || (meant && expected.is_none()) {
             return failure;
         }
-        let gone = matches!(failure.kind, FailureKind::Boot | FailureKind::Crash);
+        let gone = match failure.kind {
+            FailureKind::Boot | FailureKind::Crash => true,
+            // One question is enough: each of the probes would wait as long.
+            FailureKind::Timeout => !self.host_answers().await,
+            _ => false,
+        };
         let mut book = match gone {
             true => self.memory.before.take().unwrap_or_default(),
             false => {
@@ -220,6 +225,13 @@ impl Runner<'_> {
             book.take(*probe, answer)?;
         }
         Ok(())
+    }
+
+    async fn host_answers(&self) -> bool {
+        match &self.machine {
+            Some(machine) => machine.agent().ping().await.is_ok(),
+            None => false,
+        }
     }
 
     fn context(&self, failure: Option<&Failure>) -> RunContext {
