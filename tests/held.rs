@@ -246,7 +246,7 @@ fn a_terminal_is_one(house: &House, guest: &str) {
         "until [ \"$(stty size)\" = '41 123' ]; do sleep 0.1; done; echo it is $((41 + 1))\r",
     );
     terminal.shows("it is 42");
-    terminal.type_in("echo asleep-$((1 + 1)); sleep 3000\r");
+    terminal.type_in("sh -c 'echo asleep-$((1 + 1)); exec sleep 3000'\r");
     terminal.shows("asleep-2");
     terminal.type_in("\x03");
     terminal.shows("^C");
@@ -307,7 +307,10 @@ fn a_step_that_fails_leaves_the_lab_as_it_was() {
     let output = house.run(&["up", "visit"]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(said.contains("step 3 (false) failed: command"), "{said}");
+    assert!(
+        said.contains("step 3 (run false) failed: command"),
+        "{said}"
+    );
     assert!(
         said.contains("stays as that left it: visit, after step 2"),
         "{said}"
