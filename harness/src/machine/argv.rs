@@ -181,6 +181,8 @@ pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
     args.pair("-smp", lab.cpus.to_string());
     args.pair("-m", lab.memory_mib.to_string());
     args.pair("-rtc", "base=utc");
+    // As on most boards: the chipset's watchdog may reset the machine, once a driver has set it going.
+    args.pair("-global", "ICH9-LPC.noreboot=off");
     // Stopped until every channel is connected, so that none of them misses the beginning.
     args.flag("-S");
     if place.incoming {
