@@ -79,13 +79,10 @@ impl Failure {
             self.kind,
             FailureKind::Crash | FailureKind::Timeout | FailureKind::Command
         );
-        // A panic before the last boot is none of this failure's.
-        let mut boot = self
-            .nas_console
-            .iter()
-            .rev()
-            .take_while(|line| !line.contains(BOOT));
-        let line = boot.find(|line| line.contains(PANIC));
+        // A panic before the last boot is none of this failure's, and its last line is not its first.
+        let newest = self.nas_console.iter().rev();
+        let boot = newest.take_while(|line| !line.contains(BOOT));
+        let line = boot.filter(|line| line.contains(PANIC)).last();
         if let (true, Some(line)) = (lost, line) {
             let message = format!(
                 "the console of the NAS shows `{}`: {}",

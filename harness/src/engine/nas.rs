@@ -57,6 +57,8 @@ pub(super) async fn start(
     deadlines: Deadlines,
 ) -> Result<Nested, StepError> {
     let pve = machine.agent();
+    // What an earlier start has left on the console is no sign of this one.
+    let before = console(pve).await.map_or(0, |shown| shown.len());
     let start = Exec::new(
         "qm",
         ["start".to_owned(), vm.to_string()],
@@ -66,20 +68,26 @@ pub(super) async fn start(
         .watched(&format!("qm start {vm}"), deadlines.command, pve.run(start))
         .await
         .map_err(refused)?;
-    up(machine, vm, deadlines).await
+    up(machine, vm, before, deadlines).await
 }
 
-/// Waits until a VM that was started answers and its boot is over.
+/// Waits until a VM that was started answers and its boot is over. Its console had `before` bytes when it was
+/// started.
 pub(super) async fn up(
     machine: &Machine,
     vm: Vmid,
+    before: usize,
     deadlines: Deadlines,
 ) -> Result<Nested, StepError> {
     let pve = machine.agent();
     let nas = Nested::new(pve.clone(), vm);
     let up = format!("VM {vm} to come up");
     let result = machine
-        .watched(&up, deadlines.nas_start, answers(pve, vm, &up, deadlines))
+        .watched(
+            &up,
+            deadlines.nas_start,
+            answers(pve, vm, before, &up, deadlines),
+        )
         .await?;
     if let Some(failure) = result {
         return Err(failure.into());
@@ -94,6 +102,7 @@ pub(super) async fn up(
 async fn answers(
     pve: &Agent,
     vm: Vmid,
+    before: usize,
     what: &str,
     deadlines: Deadlines,
 ) -> Result<Option<Failure>, WaitError> {
@@ -116,7 +125,7 @@ async fn answers(
         let shown = console(pve).await.unwrap_or_default();
         let length = shown.len();
         let console = Console::default();
-        console.feed(&shown);
+        console.feed(shown.get(before..).unwrap_or(&shown));
         if let Some(line) = fatal_line(&console).await {
             let message = format!("the console of VM {vm} shows `{line}`");
             return Ok(Some(Some(Failure::new(FailureKind::Crash, message))));
