@@ -23,7 +23,11 @@ fn main() -> anyhow::Result<ExitCode> {
     let lab = Arc::new(Lab {
         runtime: Runtime::new()?,
         session: OnceLock::new(),
-        scenarios: scenarios.clone(),
+        scenarios: scenarios
+            .iter()
+            .filter(|one| is_chosen(one, &arguments))
+            .cloned()
+            .collect(),
     });
     let trials = scenarios
         .into_iter()
@@ -43,6 +47,20 @@ fn main() -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Whether libtest will run a scenario: the others leave nothing to go on from and need no image.
+fn is_chosen(scenario: &Scenario, arguments: &Arguments) -> bool {
+    let hit = |filter: &str| match arguments.exact {
+        true => scenario.name == filter,
+        false => scenario.name.contains(filter),
+    };
+    let kind = match scenario.draft {
+        Some(_) => arguments.ignored || arguments.include_ignored,
+        None => !arguments.ignored,
+    };
+    kind && arguments.filter.as_deref().is_none_or(hit)
+        && !arguments.skip.iter().any(|skip| hit(skip))
+}
+
 /// The session, opened by the first test that runs: listing tests builds nothing.
 struct Lab {
     runtime: Runtime,
@@ -52,17 +70,23 @@ struct Lab {
 
 fn trial(scenario: Arc<Scenario>, lab: &Arc<Lab>) -> Trial {
     let lab = Arc::clone(lab);
+    let draft = scenario.draft.is_some();
     Trial::ignorable_test(scenario.name.clone(), move || run(&scenario, &lab))
+        .with_ignored_flag(draft)
 }
 
 fn run(scenario: &Scenario, lab: &Lab) -> Result<Completion, Failed> {
     let session = lab
         .session
         .get_or_init(|| {
-            let opened = lab.runtime.block_on(open());
-            opened
-                .inspect(|session| drop(session.plan(lab.scenarios.iter().map(AsRef::as_ref))))
-                .map_err(|error| format!("{error:#}"))
+            let opened = lab.runtime.block_on(async {
+                let session = open().await?;
+                session
+                    .plan(lab.scenarios.iter().map(AsRef::as_ref))
+                    .await?;
+                anyhow::Ok(session)
+            });
+            opened.map_err(|error| format!("{error:#}"))
         })
         .as_ref()
         .map_err(Failed::from)?;

@@ -2,9 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use assert_cmd::Command;
 use predicates::prelude::*;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 fn xtask() -> Command {
@@ -120,4 +125,88 @@ fn a_new_scenario_is_one_that_loads() {
         .assert()
         .code(3)
         .stderr(predicate::str::contains("cannot name a scenario"));
+}
+
+#[test]
+fn watching_shows_mistakes_and_waits_for_the_save_that_mends_them() {
+    let broken = "summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nrebot = true\n";
+    let folder = folder(broken);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .stdout(Stdio::null())
+        .args(["lab", "watch", "one", "--scenarios"])
+        .arg(folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (sender, lines) = mpsc::channel();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            // Nobody listens once the test is over.
+            let _ = sender.send(line);
+        }
+    });
+    let says = |part: &str| {
+        while let Ok(line) = lines.recv_timeout(Duration::from_secs(20)) {
+            if line.contains(part) {
+                return;
+            }
+        }
+        panic!("`{part}` is not said");
+    };
+    says("one.toml:5");
+    let worse = format!("{broken}\n[[step]]\nruun = \"true\"\n");
+    fs::write(folder.path().join("one.toml"), worse).unwrap();
+    says("ruun");
+    // As some editors save: another file takes its place.
+    let elsewhere = folder.path().join("one.toml~");
+    fs::write(&elsewhere, "summry = \"x\"\n").unwrap();
+    fs::rename(elsewhere, folder.path().join("one.toml")).unwrap();
+    says("summry");
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn what_needs_a_lab_that_is_up_says_that_there_is_none() {
+    let cache = tempfile::tempdir().unwrap();
+    for words in [
+        vec!["shell", "pve"],
+        vec!["cp", "pve:/etc/modules", "."],
+        vec!["down"],
+    ] {
+        xtask()
+            .arg("lab")
+            .args(words)
+            .env("LAB_CACHE", cache.path())
+            .assert()
+            .code(3)
+            .stderr(
+                predicate::str::contains("no lab is up").and(predicate::str::contains("lab up")),
+            );
+    }
+    xtask()
+        .args(["lab", "cp", "one", "two"])
+        .env("LAB_CACHE", cache.path())
+        .assert()
+        .code(3)
+        .stderr(predicate::str::contains("pve:PATH"));
+}
+
+#[test]
+fn a_step_that_is_not_there_is_answered_with_those_that_are() {
+    let folder = folder("summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nreboot = true\n");
+    let up = |place: &str| {
+        let mut command = xtask();
+        command
+            .env("LAB_SCENARIOS", folder.path())
+            .args(["lab", "up", place]);
+        command
+    };
+    up("one@snapshot")
+        .assert()
+        .code(3)
+        .stderr(predicate::str::contains("1  reboot").or(predicate::str::contains("1  Reboot")));
+    up("two").assert().code(4);
 }

@@ -16,6 +16,10 @@ use harness::scenario::{self, Scenario};
 /// Rules that no scenario proves, and why not.
 const UNPROVEN: &[(&str, &str)] = &[
     (
+        "iommu-not-enabled",
+        "Debian's kernels, 6.1 as well as 6.12, have Intel's IOMMU on by default; Proxmox's own before 6.8 did not",
+    ),
+    (
         "iommu-absent",
         "QEMU's tables are sound: a kernel that is told to use this IOMMU does",
     ),
@@ -35,6 +39,14 @@ const UNPROVEN: &[(&str, &str)] = &[
         "disk-has-defects",
         "the attributes of QEMU's disks are constants",
     ),
+    (
+        "pool-unavailable",
+        "a pool that loses its disks while it is imported is suspended; this state is one of pools at import",
+    ),
+    (
+        "root-not-found",
+        "it needs a boot that fails, which no checkpoint can hold: a minute of every run for what unit tests show as well",
+    ),
 ];
 
 fn catalogue() -> &'static Path {
@@ -45,34 +57,45 @@ fn scenarios() -> Vec<Scenario> {
     scenario::load_dir(catalogue()).unwrap()
 }
 
+/// A draft is none of a run's, so nothing was recorded of it. A rule that only a draft names waits for it.
+fn is_run(scenario: &Scenario) -> bool {
+    scenario.draft.is_none()
+}
+
 fn recorded(scenario: &str) -> PathBuf {
     catalogue().join("facts").join(format!("{scenario}.json"))
 }
 
 /// What the rules find at the end of a scenario.
-fn found(scenario: &str) -> Vec<Finding> {
+fn found(scenario: &str) -> Result<Vec<Finding>, String> {
     let path = recorded(scenario);
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| {
-        panic!(
+    let unread = |error: &dyn std::error::Error| {
+        format!(
             "{}: {error}; run the scenario and take its facts over with `cargo xtask findings --record`",
             path.display()
         )
-    });
-    let book = FactBook::from_json(&text)
-        .unwrap_or_else(|error| panic!("{}: {error}: {:?}", path.display(), error));
-    finding::derive(&book)
+    };
+    let text = fs::read_to_string(&path).map_err(|error| unread(&error))?;
+    let book = FactBook::from_json(&text).map_err(|error| unread(&error))?;
+    Ok(finding::derive(&book))
 }
 
 #[test]
 fn each_scenario_has_the_findings_that_it_names_and_no_other() {
     let mut wrong = String::new();
-    for scenario in scenarios() {
+    for scenario in scenarios().into_iter().filter(is_run) {
         let Some(named) = &scenario.findings else {
             writeln!(wrong, "{} names no findings", scenario.name).unwrap();
             continue;
         };
         let named: BTreeSet<&str> = named.iter().map(String::as_str).collect();
-        let findings = found(&scenario.name);
+        let findings = match found(&scenario.name) {
+            Ok(findings) => findings,
+            Err(unread) => {
+                writeln!(wrong, "{unread}").unwrap();
+                continue;
+            }
+        };
         let fired = findings
             .iter()
             .filter(|one| one.severity > Severity::Note || named.contains(one.id));
@@ -120,8 +143,8 @@ fn no_facts_are_left_of_a_scenario_that_is_gone() {
 #[test]
 fn where_each_rule_fires_is_as_it_was_reviewed() {
     let mut matrix: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for scenario in scenarios() {
-        for one in found(&scenario.name) {
+    for scenario in scenarios().into_iter().filter(is_run) {
+        for one in found(&scenario.name).unwrap() {
             let severity = one.severity.to_string();
             let scenarios = matrix.entry(one.id).or_default();
             scenarios.push(format!("{} ({severity})", scenario.name));

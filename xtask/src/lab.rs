@@ -126,10 +126,15 @@ fn choose<'a>(
     filters: &[String],
     exact: bool,
 ) -> Option<Vec<&'a Scenario>> {
-    let chosen: Vec<&Scenario> = scenarios
+    let by_name = |one: &Scenario| filters.contains(&one.name);
+    let (chosen, drafts): (Vec<&Scenario>, Vec<&Scenario>) = scenarios
         .iter()
         .filter(|one| matches(filters, exact, &one.name))
-        .collect();
+        .partition(|one| one.draft.is_none() || by_name(one));
+    for draft in &drafts {
+        let why = draft.draft.as_deref().unwrap_or_default();
+        eprintln!("left out     {}, a draft: {why}", draft.name);
+    }
     if chosen.is_empty() {
         let names: Vec<&str> = scenarios.iter().map(|one| one.name.as_str()).collect();
         eprintln!(

@@ -38,7 +38,8 @@ pub fn run(command: WatchCommand) -> anyhow::Result<Exit> {
 async fn watch(command: WatchCommand) -> anyhow::Result<Exit> {
     let mut stop = signals::stop_on_signals().context("failed to catch signals")?;
     let folder = command.machine.scenarios().to_owned();
-    let (sender, mut saves) = mpsc::unbounded_channel();
+    let (sender, events) = mpsc::unbounded_channel();
+    let mut saves = saves(events);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // What is only read changes nothing; an error may have hidden something.
         if event.is_ok_and(|event| event.kind.is_access()) {
@@ -52,9 +53,9 @@ async fn watch(command: WatchCommand) -> anyhow::Result<Exit> {
         .watch(&folder, RecursiveMode::Recursive)
         .with_context(|| format!("failed to watch {}", folder.display()))?;
 
-    let mut seen = BTreeMap::new();
     loop {
-        let scenario = load(&command, &mut seen);
+        let (scenario, held) = load(&command);
+        let seen = of(scenario.as_ref(), &folder, held);
         let (cut, cut_short) = watch::channel(false);
         let run = async {
             match &scenario {
@@ -74,8 +75,8 @@ async fn watch(command: WatchCommand) -> anyhow::Result<Exit> {
                     }
                     return Ok(Exit::Interrupted);
                 }
-                () = saved(&mut saves) => {
-                    if contents(&folder, scenario.as_ref()) != seen {
+                Ok(()) = saves.changed() => {
+                    if of(scenario.as_ref(), &folder, contents(&folder)) != seen {
                         break;
                     }
                 }
@@ -94,46 +95,56 @@ async fn watch(command: WatchCommand) -> anyhow::Result<Exit> {
     }
 }
 
-/// Waits for a save, and until it is over.
-async fn saved(saves: &mut mpsc::UnboundedReceiver<()>) {
-    if saves.recv().await.is_none() {
-        std::future::pending::<()>().await;
-    }
-    while let Ok(Some(())) = timeout(QUIET, saves.recv()).await {}
+/// Changes once for each save, when that is over.
+fn saves(mut events: mpsc::UnboundedReceiver<()>) -> watch::Receiver<()> {
+    let (sender, saves) = watch::channel(());
+    tokio::spawn(async move {
+        while events.recv().await.is_some() {
+            while let Ok(Some(())) = timeout(QUIET, events.recv()).await {}
+            sender.send_replace(());
+        }
+    });
+    saves
 }
 
-/// The scenario, and what its files hold. Mistakes are shown: the next save may mend them.
-fn load(command: &WatchCommand, seen: &mut BTreeMap<PathBuf, Vec<u8>>) -> Option<Scenario> {
+/// The scenario, and what its files held before it was read: a save that comes in between is another one.
+/// Mistakes are shown: the next save may mend them.
+fn load(command: &WatchCommand) -> (Option<Scenario>, Contents) {
     let folder = command.machine.scenarios();
-    let loaded = command.machine.load_scenarios();
-    let found = match loaded {
+    let name = &command.scenario;
+    let held = contents(folder);
+    let found = match command.machine.load_scenarios() {
         Ok(scenarios) => {
-            let name = &command.scenario;
             let found = scenarios.into_iter().find(|one| one.name == *name);
             if found.is_none() {
-                eprintln!("no scenario is called {name}; waiting for one");
+                eprintln!("no scenario is called {name}");
             }
             found
         }
         Err(error) => {
-            eprintln!("{error:?}\nwaiting for the next save");
+            eprintln!("{error:#}");
             None
         }
     };
-    *seen = contents(folder, found.as_ref());
-    found
+    (found, held)
 }
 
-/// What the files hold on which a run depends: the scenario's own and the labs'. While it is not known
-/// which file that is, any could mend it.
-fn contents(folder: &Path, scenario: Option<&Scenario>) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut files = toml_files(folder);
+/// What files hold.
+type Contents = BTreeMap<PathBuf, Vec<u8>>;
+
+fn contents(folder: &Path) -> Contents {
+    let read = |path: PathBuf| std::fs::read(&path).ok().map(|content| (path, content));
+    toml_files(folder).into_iter().filter_map(read).collect()
+}
+
+/// The files on which a run depends: the scenario's own and the labs'. While it is not known which file
+/// that is, any could mend it.
+fn of(scenario: Option<&Scenario>, folder: &Path, mut files: Contents) -> Contents {
     if let Some(scenario) = scenario {
         let labs = folder.join("labs");
-        files.retain(|path| *path == scenario.path || path.starts_with(&labs));
+        files.retain(|path, _| *path == scenario.path || path.starts_with(&labs));
     }
-    let read = |path: PathBuf| std::fs::read(&path).ok().map(|content| (path, content));
-    files.into_iter().filter_map(read).collect()
+    files
 }
 
 fn toml_files(folder: &Path) -> Vec<PathBuf> {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
@@ -39,7 +39,7 @@ pub async fn serve(held: &Held<'_>, listener: &UnixListener, keys: Keys) -> io::
     let house = House {
         doors: held.machine.doors(),
         keys: Arc::new(keys),
-        taken: Arc::default(),
+        uses: watch::Sender::default(),
         down,
     };
     // Whoever is inside is put out when this goes.
@@ -63,7 +63,7 @@ pub async fn serve(held: &Held<'_>, listener: &UnixListener, keys: Keys) -> io::
 struct House {
     doors: Doors,
     keys: Arc<Keys>,
-    taken: Arc<Mutex<[bool; DOORS]>>,
+    uses: watch::Sender<[Use; DOORS]>,
     down: watch::Sender<bool>,
 }
 
@@ -90,7 +90,7 @@ impl House {
     }
 
     async fn knock(self, guest: GuestName) -> Answer {
-        if self.free_door().is_none() {
+        if self.uses.borrow().iter().all(|one| *one == Use::Taken) {
             return full();
         }
         match entry::is_there(&self.doors, guest).await {
@@ -100,7 +100,7 @@ impl House {
     }
 
     async fn let_in(self, mut caller: BufReader<UnixStream>, guest: GuestName) {
-        let Some(taken) = self.free_door() else {
+        let Some(taken) = self.take_door().await else {
             let _ = tell(&mut caller, full()).await;
             return;
         };
@@ -130,31 +130,65 @@ impl House {
         }
         drop(door.stream);
         drop(caller);
+        taken.leave();
         // The door is free again when the guest has let go of it.
         let _ = timeout(self.doors.agent().answer_limit(), door.guest.closed()).await;
     }
 
-    /// Takes a door that nobody stands in.
-    fn free_door(&self) -> Option<Taken> {
-        let mut doors = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = doors.iter().position(|taken| !taken)?;
-        doors[number] = true;
-        Some(Taken {
-            number,
-            all: Arc::clone(&self.taken),
-        })
+    /// Takes a door that nobody stands in; waits for one that was just left.
+    async fn take_door(&self) -> Option<Taken> {
+        let mut uses = self.uses.subscribe();
+        loop {
+            let mut taken = None;
+            self.uses.send_if_modified(|uses| {
+                taken = uses.iter().position(|one| *one == Use::Free);
+                if let Some(number) = taken {
+                    uses[number] = Use::Taken;
+                }
+                taken.is_some()
+            });
+            if let Some(number) = taken {
+                let uses = self.uses.clone();
+                return Some(Taken { number, uses });
+            }
+            if uses
+                .borrow_and_update()
+                .iter()
+                .all(|one| *one == Use::Taken)
+            {
+                return None;
+            }
+            // The sender is this house's own.
+            let _ = uses.changed().await;
+        }
     }
+}
+
+/// What becomes of a door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Use {
+    #[default]
+    Free,
+    Taken,
+    /// Left, and the guest has still to close its end.
+    Left,
 }
 
 /// A door that somebody stands in, free again when this goes.
 struct Taken {
     number: usize,
-    all: Arc<Mutex<[bool; DOORS]>>,
+    uses: watch::Sender<[Use; DOORS]>,
+}
+
+impl Taken {
+    fn leave(&self) {
+        self.uses.send_modify(|uses| uses[self.number] = Use::Left);
+    }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)[self.number] = false;
+        self.uses.send_modify(|uses| uses[self.number] = Use::Free);
     }
 }
 

@@ -104,6 +104,7 @@ impl Doors {
 
 impl GuestEnd {
     /// Waits until the guest has closed its end after it had opened it, by itself or because it went down.
+    /// It may be told up to a second later.
     pub async fn closed(&mut self) {
         let (id, before) = (&self.id, self.closings);
         let closed = |status: &Status| status.doors.closings(id) > before;

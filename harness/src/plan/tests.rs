@@ -61,6 +61,7 @@ fn scenario(name: &str, actions: Vec<Action>) -> Scenario {
         name: name.to_owned(),
         path: Path::new("x.toml").to_owned(),
         summary: "x".to_owned(),
+        draft: None,
         lab_name: "x".to_owned(),
         lab: lab(Iommu::Intel),
         steps: actions.into_iter().enumerate().map(step).collect(),

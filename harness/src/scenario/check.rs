@@ -50,6 +50,10 @@ impl<'a> Checker<'a> {
         if file.summary.trim().is_empty() {
             self.note(&root.get("summary"), "the summary says nothing", None);
         }
+        if file.draft.as_ref().is_some_and(|why| why.trim().is_empty()) {
+            let help = Some("say why it is none of a run's, or leave the key out".to_owned());
+            self.note(&root.get("draft"), "a draft needs a reason", help);
+        }
         if file.steps.is_empty() {
             let help = "a step begins with the line [[step]]".to_owned();
             self.note(&root, "this scenario has no steps", Some(help));
@@ -83,6 +87,7 @@ impl<'a> Checker<'a> {
             name,
             path: self.document.path().to_owned(),
             summary: file.summary,
+            draft: file.draft,
             lab_name: file.lab,
             lab: first_lab?.clone(),
             steps,

@@ -17,6 +17,9 @@ use crate::probe::Probe;
 pub(super) struct ScenarioFile {
     /// One sentence on what this scenario shows.
     pub summary: String,
+    /// Why this scenario is not part of a run yet. It is read and checked as any other, and runs where it
+    /// is asked for by its whole name; as a test it is an ignored one.
+    pub draft: Option<String>,
     /// The machine it runs on: the name of a file in `labs/`, without `.toml`.
     pub lab: String,
     /// What is done, in this order. Each step is one action and, if you like, a title.

@@ -16,6 +16,8 @@ pub struct Scenario {
     pub path: std::path::PathBuf,
     /// One sentence on what it shows.
     pub summary: String,
+    /// Why it is not part of a run yet; none for most.
+    pub draft: Option<String>,
     /// The name of its lab.
     pub lab_name: String,
     /// The machine it runs on.

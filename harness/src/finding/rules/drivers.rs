@@ -4,7 +4,7 @@ use super::boot::{blacklisted_and_loaded, in_force_since_boot};
 use super::references::{MODPROBE, PVE_PASSTHROUGH, PVE_PASSTHROUGH_WIKI, PVE_WATCHDOG};
 use crate::finding::book::Incident;
 use crate::finding::model::{Draft, Rule, Severity, word};
-use crate::finding::view::{View, describe, is_bridge};
+use crate::finding::view::{View, describe, is_bridge, is_on_vfio};
 use crate::probe::modules::canonical;
 use crate::probe::pci::PciDevice;
 use crate::scenario::DriverState;
@@ -126,7 +126,9 @@ fn blacklist_covers_others(view: &View<'_>) -> Option<Draft> {
     let without = |device: &&PciDevice| {
         let blacklisted =
             class_driver(device).is_some_and(|module| config.blacklist_of(module).is_some());
-        blacklisted && device.driver == DriverState::None && view.claim_on(device.address).is_none()
+        // When a VM starts, vfio-pci also takes what else there is of the same kind and has no driver.
+        let idle = device.driver == DriverState::None || is_on_vfio(device);
+        blacklisted && idle && view.claim_on(device.address).is_none()
     };
     let others: Vec<_> = pci.devices.iter().filter(without).collect();
     let rule = config.blacklist_of(class_driver(others.first()?)?)?;

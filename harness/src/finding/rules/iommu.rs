@@ -31,8 +31,8 @@ pub(super) const RULES: &[Rule] = &[
         id: "iommu-not-enabled",
         severity: Severity::Error,
         summary: "the firmware offers an IOMMU, and nothing tells the kernel to use it",
-        explanation: "Intel's IOMMU is off by default in kernels before Proxmox VE 8.2's 6.8 and Debian 13's 6.12; there \
-            intel_iommu=on has to be on the command line.",
+        explanation: "Intel's IOMMU is off by default in Proxmox VE's kernels before 8.2's 6.8; there intel_iommu=on has \
+            to be on the command line. Debian's own kernels have it on.",
         reference: PVE_CMDLINE,
         derive: not_enabled,
     },

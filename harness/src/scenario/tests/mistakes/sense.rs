@@ -35,6 +35,10 @@ fn a_step_is_one_action() {
             "1:11 the summary says nothing",
         ]
     );
+    assert_eq!(
+        mistakes("summary = \"x\"\ndraft = \" \"\nlab = \"q35-ich9\"\n[[step]]\nreboot = true\n"),
+        ["2:9 a draft needs a reason (say why it is none of a run's, or leave the key out)"]
+    );
 }
 
 #[test]
