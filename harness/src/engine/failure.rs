@@ -10,9 +10,6 @@ use crate::scenario::{ExpectedFailure, FailureKind};
 /// What a kernel writes last.
 const PANIC: &str = "Kernel panic - not syncing";
 
-/// What GRUB writes first.
-const BOOT: &str = "Booting `";
-
 /// A step that failed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Failure {
@@ -79,10 +76,7 @@ impl Failure {
             self.kind,
             FailureKind::Crash | FailureKind::Timeout | FailureKind::Command
         );
-        // A panic before the last boot is none of this failure's, and its last line is not its first.
-        let newest = self.nas_console.iter().rev();
-        let boot = newest.take_while(|line| !line.contains(BOOT));
-        let line = boot.filter(|line| line.contains(PANIC)).last();
+        let line = self.nas_console.iter().find(|line| line.contains(PANIC));
         if let (true, Some(line)) = (lost, line) {
             let message = format!(
                 "the console of the NAS shows `{}`: {}",

@@ -163,6 +163,28 @@ async fn fatal_line(console: &Console) -> Option<String> {
         .ok()
 }
 
+/// What a console shows of the last boot. A kernel counts its time from zero, so a line with an earlier time
+/// than the one before is another kernel's.
+pub(super) fn since_last_boot(shown: &str) -> &str {
+    let (mut start, mut at, mut before) = (0, 0, 0.0);
+    for line in shown.split_inclusive('\n') {
+        if let Some(time) = kernel_time(line) {
+            if time < before {
+                start = at;
+            }
+            before = time;
+        }
+        at += line.len();
+    }
+    &shown[start..]
+}
+
+/// The time in `[   12.345678] text`, which the firmware's words may come before.
+fn kernel_time(line: &str) -> Option<f64> {
+    let mut parts = line.split('[').skip(1);
+    parts.find_map(|part| part.split_once(']')?.0.trim().parse().ok())
+}
+
 /// How many of the console's last lines the message of a hang quotes.
 const QUOTED_LINES: usize = 3;
 
@@ -244,6 +266,23 @@ impl From<WaitError> for MachineError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_console_is_read_from_its_last_boot_on() {
+        let first = "[   74.02] Kernel panic\n";
+        let second = "[    4.76] one [x]\r\nword\n[    4.77] two\n";
+        let both = format!("{first}\u{1b}[!p{second}");
+        for (shown, expected) in [
+            ("", ""),
+            (first, first),
+            (second, second),
+            (&format!("{first}{second}"), second),
+            (&format!("{first}{second}{second}"), second),
+            (both.as_str(), &both[first.len()..]),
+        ] {
+            assert_eq!(since_last_boot(shown), expected, "{shown}");
+        }
+    }
 
     #[test]
     fn a_silence_lasts_until_the_console_grows_or_begins_anew() {
