@@ -10,9 +10,6 @@ use crate::scenario::{ExpectedFailure, FailureKind};
 /// What a kernel writes last.
 const PANIC: &str = "Kernel panic - not syncing";
 
-/// What GRUB writes first.
-const BOOT: &str = "Booting `";
-
 /// A step that failed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Failure {
@@ -79,13 +76,7 @@ impl Failure {
             self.kind,
             FailureKind::Crash | FailureKind::Timeout | FailureKind::Command
         );
-        // A panic before the last boot is none of this failure's.
-        let mut boot = self
-            .nas_console
-            .iter()
-            .rev()
-            .take_while(|line| !line.contains(BOOT));
-        let line = boot.find(|line| line.contains(PANIC));
+        let line = self.nas_console.iter().find(|line| line.contains(PANIC));
         if let (true, Some(line)) = (lost, line) {
             let message = format!(
                 "the console of the NAS shows `{}`: {}",

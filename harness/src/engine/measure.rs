@@ -21,7 +21,7 @@ my ($mib, $block, $turns) = (32, 4096, 256);
 sub run { system(@_) == 0 or die "@_ failed" }
 sub fresh { run("sync"); run("sh", "-c", "echo 3 >/proc/sys/vm/drop_caches") }
 sub opened { my ($how) = @_; sysopen(my $file, $disk, $how) or die "$disk: $!"; return $file }
-sub timed { my ($what, $count, $work) = @_; my $start = now; $work->(); printf "%s %.3f\n", $what, $count / (now - $start) }
+sub timed { my ($what, $count, $work) = @_; my $start = now(); $work->(); printf "%s %.3f\n", $what, $count / (now() - $start) }
 my $piece = join "", map { pack "L", int rand 4294967295 } 1 .. 262144;
 my @places = map { $block * int rand($mib * 1048576 / $block) } 1 .. $turns;
 my $file = opened(O_WRONLY);

@@ -57,6 +57,8 @@ pub(super) async fn start(
     deadlines: Deadlines,
 ) -> Result<Nested, StepError> {
     let pve = machine.agent();
+    // What an earlier start has left on the console is no sign of this one.
+    let before = console(pve).await.map_or(0, |shown| shown.len());
     let start = Exec::new(
         "qm",
         ["start".to_owned(), vm.to_string()],
@@ -66,20 +68,26 @@ pub(super) async fn start(
         .watched(&format!("qm start {vm}"), deadlines.command, pve.run(start))
         .await
         .map_err(refused)?;
-    up(machine, vm, deadlines).await
+    up(machine, vm, before, deadlines).await
 }
 
-/// Waits until a VM that was started answers and its boot is over.
+/// Waits until a VM that was started answers and its boot is over. Its console had `before` bytes when it was
+/// started.
 pub(super) async fn up(
     machine: &Machine,
     vm: Vmid,
+    before: usize,
     deadlines: Deadlines,
 ) -> Result<Nested, StepError> {
     let pve = machine.agent();
     let nas = Nested::new(pve.clone(), vm);
     let up = format!("VM {vm} to come up");
     let result = machine
-        .watched(&up, deadlines.nas_start, answers(pve, vm, &up, deadlines))
+        .watched(
+            &up,
+            deadlines.nas_start,
+            answers(pve, vm, before, &up, deadlines),
+        )
         .await?;
     if let Some(failure) = result {
         return Err(failure.into());
@@ -94,6 +102,7 @@ pub(super) async fn up(
 async fn answers(
     pve: &Agent,
     vm: Vmid,
+    before: usize,
     what: &str,
     deadlines: Deadlines,
 ) -> Result<Option<Failure>, WaitError> {
@@ -116,7 +125,7 @@ async fn answers(
         let shown = console(pve).await.unwrap_or_default();
         let length = shown.len();
         let console = Console::default();
-        console.feed(&shown);
+        console.feed(shown.get(before..).unwrap_or(&shown));
         if let Some(line) = fatal_line(&console).await {
             let message = format!("the console of VM {vm} shows `{line}`");
             return Ok(Some(Some(Failure::new(FailureKind::Crash, message))));
@@ -152,6 +161,28 @@ async fn fatal_line(console: &Console) -> Option<String> {
     tokio::time::timeout(Duration::ZERO, console.fatal())
         .await
         .ok()
+}
+
+/// What a console shows of the last boot. A kernel counts its time from zero, so a line with an earlier time
+/// than the one before is another kernel's.
+pub(super) fn since_last_boot(shown: &str) -> &str {
+    let (mut start, mut at, mut before) = (0, 0, 0.0);
+    for line in shown.split_inclusive('\n') {
+        if let Some(time) = kernel_time(line) {
+            if time < before {
+                start = at;
+            }
+            before = time;
+        }
+        at += line.len();
+    }
+    &shown[start..]
+}
+
+/// The time in `[   12.345678] text`, which the firmware's words may come before.
+fn kernel_time(line: &str) -> Option<f64> {
+    let mut parts = line.split('[').skip(1);
+    parts.find_map(|part| part.split_once(']')?.0.trim().parse().ok())
 }
 
 /// How many of the console's last lines the message of a hang quotes.
@@ -235,6 +266,23 @@ impl From<WaitError> for MachineError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_console_is_read_from_its_last_boot_on() {
+        let first = "[   74.02] Kernel panic\n";
+        let second = "[    4.76] one [x]\r\nword\n[    4.77] two\n";
+        let both = format!("{first}\u{1b}[!p{second}");
+        for (shown, expected) in [
+            ("", ""),
+            (first, first),
+            (second, second),
+            (&format!("{first}{second}"), second),
+            (&format!("{first}{second}{second}"), second),
+            (both.as_str(), &both[first.len()..]),
+        ] {
+            assert_eq!(since_last_boot(shown), expected, "{shown}");
+        }
+    }
 
     #[test]
     fn a_silence_lasts_until_the_console_grows_or_begins_anew() {

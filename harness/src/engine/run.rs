@@ -361,7 +361,12 @@ impl<'a> Runner<'a> {
             .ok()??;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         self.keep("nas-console.log", &text).ok()?;
-        Some(last_lines(&text, 40).lines().map(str::to_owned).collect())
+        Some(
+            last_lines(nas::since_last_boot(&text), 40)
+                .lines()
+                .map(str::to_owned)
+                .collect(),
+        )
     }
 }
 
