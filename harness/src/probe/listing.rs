@@ -137,7 +137,6 @@ pub fn parse(output: &str) -> Result<GroupListingFacts, ParseError> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
     use crate::probe::text::run_on_a_fake_root;
@@ -189,15 +188,13 @@ mod tests {
             } else {
                 "cat"
             };
-            fs::write(
+            fake_program::write(
                 &lspci,
-                format!(
+                &format!(
                     "#!/bin/sh\ncase $1 in\n-Dnn) cat {0} ;;\n-nns) grep \"^$2 \" {0} | {short} ;;\nesac\n",
                     root.path().join("names").display()
                 ),
-            )
-            .unwrap();
-            fs::set_permissions(&lspci, fs::Permissions::from_mode(0o755)).unwrap();
+            );
 
             let facts = parse(&run_on_a_fake_root("sh", SCRIPT, root.path())).unwrap();
             assert_eq!(

@@ -1,11 +1,6 @@
 //! A root with block devices for tests.
 
-use std::{
-    cell::Cell,
-    fs,
-    os::unix::fs::{PermissionsExt, symlink},
-    path::PathBuf,
-};
+use std::{cell::Cell, fs, os::unix::fs::symlink, path::PathBuf};
 
 use super::Host;
 
@@ -141,8 +136,7 @@ impl Fake {
     /// A `zpool` that runs this shell script, and a loaded module.
     pub fn zpool(&self, script: &str) {
         fs::create_dir_all(self.path("sys/module/zfs")).unwrap();
-        fs::write(self.path("sbin/zpool"), format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(self.path("sbin/zpool"), fs::Permissions::from_mode(0o755)).unwrap();
+        fake_program::write(&self.path("sbin/zpool"), &format!("#!/bin/sh\n{script}\n"));
     }
 
     fn register(&self, folder: &std::path::Path, properties: &[(&str, &str)]) {

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     sync::{Arc, Mutex},
 };
 
@@ -56,13 +55,10 @@ impl Node {
         ] {
             fs::create_dir_all(folder).unwrap();
         }
-        fs::create_dir_all(host.qemu.parent().unwrap()).unwrap();
-        fs::write(
+        fake_program::write(
             &host.qemu,
-            QEMU.replace("ROOT", &fake.root().display().to_string()),
-        )
-        .unwrap();
-        fs::set_permissions(&host.qemu, fs::Permissions::from_mode(0o755)).unwrap();
+            &QEMU.replace("ROOT", &fake.root().display().to_string()),
+        );
         fs::write(host.proc.join("sys/kernel/hostname"), "pve\n").unwrap();
         fs::write(
             host.proc.join("cpuinfo"),
