@@ -18,7 +18,7 @@ pub struct PlatformFacts {
     pub kernel: String,
     /// The host's name.
     pub host_name: String,
-    /// When the kernel started, in seconds since 1970.
+    /// When the kernel started, by the clock that dates its files, in seconds since 1970.
     pub booted_at: u64,
     /// The processor's vendor, such as `GenuineIntel`.
     pub cpu_vendor: Option<String>,
@@ -81,13 +81,21 @@ impl PlatformFacts {
 
 /// The EFI variable of the boot loader is UTF-16 behind four bytes of flags; its printable bytes are its
 /// text. `pveversion` is there on a real Proxmox VE host only.
+///
+/// The kernel says when it started by its clock of now. When that clock was set forward since, by NTP or
+/// because a checkpoint was restored, all that was written before seems to be from before the boot. The
+/// birth of `/run`, which every boot makes anew, was dated by the clock of then: the earlier one counts.
 pub const SCRIPT: &str = r#"
 read -r kernel </proc/sys/kernel/osrelease
 read -r host </proc/sys/kernel/hostname
 printf 'kernel\t%s\nhost\t%s\n' "$kernel" "$host"
+boot=
 while read -r key value; do
-    [ "$key" = btime ] && printf 'boot-time\t%s\n' "$value"
+    [ "$key" = btime ] && boot=$value
 done </proc/stat
+born=$(stat -c %W /run)
+[ "${born:-0}" -gt 0 ] && [ "$born" -lt "$boot" ] && boot=$born
+printf 'boot-time\t%s\n' "$boot"
 while IFS=: read -r key value; do
     case $key in vendor_id*) printf 'cpu\t%s\n' "${value# }"; break ;; esac
 done </proc/cpuinfo
