@@ -32,6 +32,11 @@ pub fn scenario(what: &str) -> String {
     )
 }
 
+/// Waits until no other test of this target has a lab.
+pub fn turn() -> MutexGuard<'static, ()> {
+    ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The built program, running one scenario.
 pub struct Lab {
     pub child: Child,
@@ -52,8 +57,7 @@ impl Lab {
     }
 
     pub fn start_with(scenario: &str, cache: PathBuf, command: Command) -> Self {
-        let turn = ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner);
-        Self::start_any(scenario, cache, command, Some(turn))
+        Self::start_any(scenario, cache, command, Some(turn()))
     }
 
     fn start_any(
