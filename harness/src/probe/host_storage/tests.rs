@@ -1,0 +1,118 @@
+use super::*;
+
+// By hand, after a Proxmox VE 9 host with its root in ZFS on NVMe, and LVM on a SATA disk.
+const HOST: &str = "path\tsda\t/sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda
+path\tsdb\t/sys/devices/pci0000:00/0000:00:1c.0/0000:01:00.0/host1/target1:0:0/1:0:0:0/block/sdb
+path\tnvme0n1\t/sys/devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1
+nvme\tnvme0\t/sys/devices/pci0000:00/0000:00:1d.0/0000:02:00.0/nvme/nvme0
+zfs-root\trpool/ROOT/pve-1
+zfs
+zpool\trpool\t238G\t2.5G\t235G\t-\t-\t0%\t1%\t1.00x\tONLINE\t-
+zpool\t\t/dev/nvme0n1p3\t238G\t2.5G\t235G\t-\t-\t0%\t1.05%\t-\tONLINE
+zpool\ttank\t32.7T\t1.1M\t32.7T\t-\t-\t0%\t0%\t1.00x\tONLINE\t-
+zpool\t\traidz1-0\t32.7T\t1.1M\t32.7T\t-\t-\t0%\t0.00%\t-\tONLINE
+zpool\t\t/dev/sdb1\t10.9T\t-\t-\t-\t-\t-\t-\t-\tONLINE
+lsblk
+{\"blockdevices\": [
+ {\"name\":\"loop0\",\"type\":\"loop\",\"size\":4096,\"model\":null,\"serial\":null,\"fstype\":null,\"mountpoints\":[null]},
+ {\"name\":\"sda\",\"type\":\"disk\",\"size\":1000,\"model\":\"WD  \",\"serial\":\"X1\",\"fstype\":null,\"mountpoints\":[null],
+  \"children\":[{\"name\":\"sda1\",\"type\":\"part\",\"size\":900,\"model\":null,\"serial\":null,\"fstype\":\"LVM2_member\",\"mountpoints\":[null],
+   \"children\":[{\"name\":\"pve-data\",\"type\":\"lvm\",\"size\":800,\"model\":null,\"serial\":null,\"fstype\":\"ext4\",\"mountpoints\":[\"/srv\"]}]}]},
+ {\"name\":\"sdb\",\"type\":\"disk\",\"size\":2000,\"model\":null,\"serial\":null,\"fstype\":null,\"mountpoints\":[],
+  \"children\":[{\"name\":\"sdb1\",\"type\":\"part\",\"size\":1900,\"model\":null,\"serial\":null,\"fstype\":\"zfs_member\",\"mountpoints\":[null]}]},
+ {\"name\":\"nvme0n1\",\"type\":\"disk\",\"size\":3000,\"model\":null,\"serial\":null,\"fstype\":null,\"mountpoints\":[null],
+  \"children\":[{\"name\":\"nvme0n1p3\",\"type\":\"part\",\"size\":2900,\"model\":null,\"serial\":null,\"fstype\":\"zfs_member\",\"mountpoints\":[null]}]}
+]}
+end
+";
+
+#[test]
+fn every_disk_has_its_controller_and_its_uses() {
+    let facts = parse(HOST).unwrap();
+    let seen: Vec<String> = facts
+        .disks
+        .iter()
+        .map(|disk| {
+            let uses: Vec<String> = disk
+                .uses
+                .iter()
+                .map(|one| format!("{} {}", one.kind, one.name))
+                .collect();
+            let controller = disk.controller.map(|one| one.to_string());
+            format!(
+                "{} {} {}",
+                disk.name,
+                controller.unwrap_or_default(),
+                uses.join(", ")
+            )
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            "nvme0n1 0000:02:00.0 root rpool",
+            "sda 0000:00:1f.2 mount /srv, lvm pve-data",
+            "sdb 0000:01:00.0 zfs tank",
+        ]
+    );
+    assert_eq!(facts.disks[1].model.as_deref(), Some("WD"));
+    assert!(facts.disks[0].is_vital() && !facts.disks[1].is_vital());
+    let pools = facts.pools.unwrap();
+    assert_eq!(
+        (pools[1].name.as_str(), &pools[1].disks[0][..]),
+        ("tank", "sdb")
+    );
+    assert_eq!(pools[1].health, "ONLINE");
+    assert!(pools[1].missing.is_empty() && facts.lost_mounts.is_empty());
+}
+
+/// The controller was given away while the host used its disks.
+#[test]
+fn what_was_pulled_from_under_the_host_is_told() {
+    let gone = HOST
+        .replace("/dev/sdb1", "/dev/sdc1")
+        .replace("zfs-root", "lost\t/dev/sdd1\t/srv\nzfs-root");
+    let facts = parse(&gone).unwrap();
+    assert_eq!(facts.lost_mounts, ["/dev/sdd1 on /srv"]);
+    let pools = facts.pools.unwrap();
+    assert_eq!(
+        (pools[1].missing.as_slice(), pools[1].disks.len()),
+        (&["sdc1".to_owned()][..], 0)
+    );
+}
+
+#[test]
+fn no_zfs_is_not_no_pools() {
+    let without = |from: &str, to: &str| {
+        let (start, end) = (HOST.find(from).unwrap(), HOST.find(to).unwrap());
+        format!("{}{}", &HOST[..start], &HOST[end..])
+    };
+    assert_eq!(parse(&without("zfs-root", "lsblk\n")).unwrap().pools, None);
+    assert_eq!(
+        parse(&without("zpool", "lsblk\n")).unwrap().pools,
+        Some(Vec::new())
+    );
+}
+
+#[test]
+fn what_is_not_known_is_refused() {
+    for (output, says) in [
+        (String::new(), "no output"),
+        ("path\tsda\t/sys\nend\n".to_owned(), "lsblk"),
+        (HOST.replace("]}\nend\n", "]}\n"), "breaks off"),
+        (
+            HOST.replace("\"size\":1000", "\"size\":\"1G\""),
+            "not the JSON",
+        ),
+        (HOST.replace("zfs\n", ""), "no zpool was found"),
+        (HOST.replace("\t1.00x\tONLINE\t-", ""), "ten fields"),
+        (HOST.replace("nvme\t", "nvmes\t"), "`nvmes`"),
+        (
+            HOST.replace("\"type\":\"disk\"", "\"type\":\"rom\""),
+            "any disk",
+        ),
+    ] {
+        let error = parse(&output).unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
+}
