@@ -218,6 +218,7 @@ fn a_person_gets_into_both_guests_with_a_terminal_commands_and_copies() {
         copies_are_equal(&house, guest);
     }
     doors_are_counted(&house);
+    a_doctor_comes_by_ssh_and_changes_nothing(&house);
 
     let said = house.held(&["down"]);
     assert!(said.contains("the lab is down"), "{said}");
@@ -305,6 +306,46 @@ fn doors_are_counted(house: &House) {
         assert_eq!(terminal.exit_code(), 0);
     }
     house.held(&["shell", "pve", "--", "true"]);
+}
+
+/// The host's own ssh server at the other end; only the way to it is the lab's.
+fn a_doctor_comes_by_ssh_and_changes_nothing(house: &House) {
+    let config = "/etc/pve/qemu-server/100.conf";
+    let line = format!("echo 'hostpci0: 0000:00:1e.7,pcie=1' >> {config}");
+    house.held(&["shell", "pve", "--", &line]);
+    // What every machine writes as it runs, and the history of the shell that asks, is not of interest.
+    let state = "find / -xdev -path /var/log -prune -o -path /var/lib/systemd -prune -o -type f \
+        ! -name .bash_history -printf '%p %s %m %T@ %C@\n' | sort";
+    let before = house.held(&["shell", "pve", "--", state]);
+    assert!(before.contains(config), "{before}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let ssh = house.notice()["ssh"].as_str().unwrap().to_owned();
+    symlink(ssh, folder.path().join("ssh")).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let recording = folder.path().join("host.json");
+    let doctor = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.arg("doctor").args(words).arg("--json");
+        command.env("PATH", format!("{}:{path}", folder.path().display()));
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let file = recording.to_str().unwrap();
+    let seen = doctor(&["--ssh", "pve", "--record", file]);
+    let found: Vec<_> = seen["findings"].as_array().unwrap().iter().collect();
+    let ids: Vec<_> = found
+        .iter()
+        .map(|one| one["id"].as_str().unwrap())
+        .collect();
+    assert!(ids.contains(&"no-such-address"), "{ids:?}");
+    let facts = doctor(&["--facts", file]);
+    let again = facts["findings"].as_array().unwrap().iter();
+    let again: Vec<_> = again.map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, again);
+
+    assert_eq!(house.held(&["shell", "pve", "--", state]), before);
 }
 
 #[test]
