@@ -69,9 +69,10 @@ impl Runner<'_> {
         );
         let begin = Exec::new("/bin/sh", ["-c", &begin, "sh", &cut.command], limit);
         machine.watched(&cut.command, limit, pve.run(begin)).await?;
+        // A new name is in memory only until the journal is written, up to five seconds later.
         let what = format!("{} to be there", cut.when_exists);
         let look = format!(
-            "ls -d -- {} 2>/dev/null && exit 0; [ ! -e /run/cut-during.ended ] || exit {ENDED}; exit 1",
+            "ls -d -- {} 2>/dev/null && sync && exit 0; [ ! -e /run/cut-during.ended ] || exit {ENDED}; exit 1",
             cut.when_exists
         );
         let moment = async || match pve.exec(Exec::shell(&look, limit)).await?.exit {

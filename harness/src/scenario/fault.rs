@@ -88,7 +88,7 @@ pub enum Awaited {
 pub struct CutDuring {
     /// A line for `sh -c` on the host.
     pub command: String,
-    /// The power goes when a file of this name is there. `*` and `?` stand for anything.
+    /// The power goes when a file of this name is there and on the disk. `*` and `?` stand for anything.
     pub when_exists: String,
 }
 
