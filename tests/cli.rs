@@ -58,6 +58,28 @@ fn a_name_that_no_scenario_has_runs_nothing() {
 }
 
 #[test]
+fn a_matrix_without_such_a_run_measures_nothing_and_names_what_there_is() {
+    xtask()
+        .args(["lab", "matrix", "--only", "without-vfoi"])
+        .assert()
+        .code(4)
+        .stderr(
+            predicate::str::contains("pve9-no-vtd").and(predicate::str::contains("vfio-virqfd")),
+        );
+}
+
+#[test]
+fn a_matrix_names_the_machine_that_has_no_file() {
+    let folder = folder("summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nreboot = true\n");
+    xtask()
+        .args(["lab", "matrix", "--scenarios"])
+        .arg(folder.path())
+        .assert()
+        .code(3)
+        .stderr(predicate::str::contains("there is no lab `q35-ich9`"));
+}
+
+#[test]
 fn a_wrong_flag_is_code_2() {
     xtask().args(["lab", "--acel", "tcg"]).assert().code(2);
     xtask()

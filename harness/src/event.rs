@@ -163,6 +163,8 @@ pub enum EventKind {
     RunFinished {
         /// Scenarios that held.
         held: usize,
+        /// Scenarios of which nothing was expected.
+        measured: usize,
         /// Scenarios that did not.
         failed: usize,
         /// Scenarios that this machine cannot run.
@@ -207,6 +209,11 @@ pub enum Verdict {
     Failed {
         /// In which way.
         failure: Box<Failure>,
+    },
+    /// Nothing was expected of it: it was seen to work, or to fail.
+    Measured {
+        /// In which way it failed, if it did.
+        failure: Option<Box<Failure>>,
     },
     /// The lab could not be set up; this says nothing about the procedure.
     SetUpFailed {

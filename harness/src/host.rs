@@ -66,6 +66,13 @@ pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
+/// The processor's name, for people.
+pub fn processor_name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 /// The processor's model and features, as far as a guest that is given all of it could tell.
 pub fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -16,6 +16,7 @@ pub mod held;
 pub mod host;
 pub mod lab;
 pub mod machine;
+pub mod matrix;
 pub mod plan;
 pub mod poll;
 pub mod probe;

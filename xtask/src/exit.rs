@@ -8,7 +8,7 @@ use harness::signals;
 /// The exit codes, for `--help`.
 pub const HELP: &str = "\
 Exit codes:
-  0    all scenarios that ran held; the doctor found no errors
+  0    all scenarios that ran held; the doctor found no errors; the matrix is whole
   1    a scenario failed; the doctor found errors on a host
   2    the command line was wrong
   3    the lab could not be set up, or the host not be read; this says nothing about any procedure
@@ -40,7 +40,11 @@ impl From<Summary> for Exit {
             Summary {
                 set_up_failed: 1.., ..
             } => Exit::SetUpFailed,
-            Summary { held: 0, .. } => Exit::NothingRan,
+            Summary {
+                held: 0,
+                measured: 0,
+                ..
+            } => Exit::NothingRan,
             _ => Exit::Held,
         }
     }
@@ -79,6 +83,7 @@ mod tests {
     fn the_worst_thing_that_happened_decides() {
         let summary = Summary {
             held: 3,
+            measured: 0,
             failed: 0,
             set_up_failed: 0,
             interrupted: 0,

@@ -13,6 +13,7 @@ use harness::signals;
 use tokio::runtime::Runtime;
 
 use crate::exit::Exit;
+use crate::matrix::{self, MatrixCommand};
 use crate::shell::{self, CopyCommand, ShellCommand, WireCommand};
 use crate::up::{self, UpCommand};
 use crate::watch::{self, WatchCommand};
@@ -83,6 +84,9 @@ enum LabSubcommand {
     Down(CacheFolder),
     /// Runs a scenario again whenever its file or its lab's was saved.
     Watch(Box<WatchCommand>),
+    /// Measures which steps of the write-up matter, by leaving out each of them, and prints the table. What
+    /// was measured is kept: a call that was interrupted goes on where it was.
+    Matrix(Box<MatrixCommand>),
     /// Carries bytes to a guest of the lab that is up.
     #[command(hide = true)]
     Wire(WireCommand),
@@ -101,6 +105,7 @@ pub fn run(command: LabCommand) -> anyhow::Result<Exit> {
         Some(LabSubcommand::Cp(command)) => return shell::copy(command),
         Some(LabSubcommand::Down(cache)) => return up::down(&cache),
         Some(LabSubcommand::Watch(command)) => return watch::run(*command),
+        Some(LabSubcommand::Matrix(command)) => return matrix::run(*command),
         Some(LabSubcommand::Wire(command)) => return shell::wire(command),
         Some(LabSubcommand::Plan { filters, machine }) => return plan(*machine, &filters),
         None => {}

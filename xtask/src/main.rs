@@ -13,6 +13,7 @@ mod exit;
 mod findings;
 mod images_command;
 mod lab;
+mod matrix;
 mod schema;
 mod shell;
 mod up;

@@ -113,7 +113,11 @@ impl Runner<'_> {
             Action::Start(vm) => {
                 let deadlines = self.session.ground.deadlines();
                 let start = Instant::now();
-                self.nas = Some((*vm, nas::start(self.running()?, *vm, deadlines).await?));
+                let (nas, words) = nas::start(self.running()?, *vm, deadlines).await?;
+                self.nas = Some((*vm, nas));
+                if let Some(observed) = &mut self.observed {
+                    observed.start_words = words;
+                }
                 self.phase("the NAS is up", start);
                 Ok(())
             }

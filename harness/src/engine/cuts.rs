@@ -68,7 +68,7 @@ impl Runner<'_> {
                 let start = Instant::now();
                 self.nas = Some((
                     nas::NAS,
-                    nas::start(self.running()?, nas::NAS, deadlines).await?,
+                    nas::start(self.running()?, nas::NAS, deadlines).await?.0,
                 ));
                 self.phase("the NAS is up", start);
             }

@@ -115,7 +115,8 @@ impl Runner<'_> {
 
     /// Takes a checkpoint of the state that was just reached, if that pays.
     pub(super) async fn checkpoint(&mut self, node: NodeId) {
-        if self.spent - self.frozen_at >= pays_after(self.plan.wish(node)) {
+        let wish = self.plan.wish(node);
+        if self.keeps(wish) && self.spent - self.frozen_at >= pays_after(wish) {
             self.checkpoint_now(node).await;
         }
     }

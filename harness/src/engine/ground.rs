@@ -193,8 +193,9 @@ impl Ground {
         &self.choice
     }
 
-    /// What a state of this lab depends on beside its steps.
-    fn setting(&self, lab: &Lab) -> Setting {
+    /// What a state of this lab depends on beside its steps. Its host's image is the one that planning has
+    /// fetched.
+    pub fn setting(&self, lab: &Lab) -> Setting {
         let [host, nas] = self.disk_images(lab);
         Setting {
             host_image: host.digest,
@@ -236,7 +237,8 @@ impl Ground {
         &self.images
     }
 
-    pub(super) fn cache(&self) -> &Path {
+    /// The folder of images and evidence.
+    pub fn cache(&self) -> &Path {
         &self.cache
     }
 
@@ -252,7 +254,8 @@ impl Ground {
         &self.timings
     }
 
-    pub(super) fn cpu(&self) -> &str {
+    /// The CPU model of the host.
+    pub fn cpu(&self) -> &str {
         &self.cpu
     }
 
@@ -260,7 +263,8 @@ impl Ground {
         self.qemu.command()
     }
 
-    pub(super) fn qemu_version(&self) -> &str {
+    /// QEMU's version.
+    pub fn qemu_version(&self) -> &str {
         self.qemu.version()
     }
 

@@ -84,6 +84,10 @@ impl Runner<'_> {
         for probe in probes {
             self.read(number, name, *probe, source).await?;
             let facts = &self.facts[probe];
+            if let Some(observed) = &mut self.observed {
+                observed.note(name, facts);
+                continue;
+            }
             let text = Redactor::new(&self.judged)
                 .snapshot_text(facts)
                 .map_err(|error| {

@@ -13,6 +13,7 @@ mod hold;
 mod look;
 mod measure;
 mod nas;
+mod observe;
 mod redact;
 mod run;
 mod schedule;
@@ -28,5 +29,6 @@ pub use ground::{
 pub use hold::{Held, HoldError, NAS};
 #[cfg(test)]
 pub(crate) use nas::CONFIG as NAS_CONFIG;
+pub use observe::{Observation, Observed};
 pub use redact::{Redactor, ShapeError};
 pub use session::{Session, Summary};

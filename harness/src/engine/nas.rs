@@ -50,12 +50,12 @@ pub(super) fn config_path(vm: Vmid) -> String {
     format!("/etc/pve/qemu-server/{vm}.conf")
 }
 
-/// Starts the VM and waits until its guest agent answers and its boot is over.
+/// Starts the VM and waits until its guest agent answers and its boot is over. Gives what `qm` complained of.
 pub(super) async fn start(
     machine: &Machine,
     vm: Vmid,
     deadlines: Deadlines,
-) -> Result<Nested, StepError> {
+) -> Result<(Nested, String), StepError> {
     let pve = machine.agent();
     // What an earlier start has left on the console is no sign of this one.
     let before = console(pve).await.map_or(0, |shown| shown.len());
@@ -64,11 +64,12 @@ pub(super) async fn start(
         ["start".to_owned(), vm.to_string()],
         deadlines.command,
     );
-    machine
+    let started = machine
         .watched(&format!("qm start {vm}"), deadlines.command, pve.run(start))
         .await
         .map_err(refused)?;
-    up(machine, vm, before, deadlines).await
+    let nas = up(machine, vm, before, deadlines).await?;
+    Ok((nas, started.stderr_text()))
 }
 
 /// Waits until a VM that was started answers and its boot is over. Its console had `before` bytes when it was

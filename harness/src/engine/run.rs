@@ -11,6 +11,7 @@ use super::findings::Memory;
 use super::freeze::EarlierFacts;
 use super::look::Source;
 use super::nas;
+use super::observe::Observed;
 use super::session::Session;
 use crate::checkpoint::{Checkpoint, LayerRef};
 use crate::event::{EventKind, Verdict};
@@ -53,6 +54,8 @@ pub(super) struct Runner<'a> {
     pub(super) unsavable: bool,
     /// Whether a fault is in the machine that a checkpoint does not hold.
     pub(super) faulty: bool,
+    /// What it shows, where somebody wants to know that and expects nothing.
+    pub(super) observed: Option<Observed>,
     /// Under which key to look for the facts of the state in which a step failed.
     pub(super) failed_at: Option<Key>,
     /// Checkpoints that this run's disks are built on.
@@ -86,6 +89,7 @@ impl<'a> Runner<'a> {
             frozen_at: 0.0,
             unsavable: false,
             faulty: false,
+            observed: None,
             failed_at: None,
             pins: Vec::new(),
         }
@@ -97,6 +101,15 @@ impl<'a> Runner<'a> {
             Err(StepError::Failed(failure)) => Err(StepError::Failed(self.explain(failure).await)),
             other => other,
         };
+        if self.observed.is_some() {
+            return match outcome {
+                Ok(()) => Verdict::Measured { failure: None },
+                Err(StepError::Failed(failure)) => Verdict::Measured {
+                    failure: Some(failure),
+                },
+                Err(StepError::SetUp(message)) => Verdict::SetUpFailed { message },
+            };
+        }
         let expected = self.scenario.failure.as_ref();
         match (outcome, expected) {
             (Ok(()), None) => Verdict::Held,
@@ -140,7 +153,8 @@ impl<'a> Runner<'a> {
 
     async fn travel(&mut self) -> Result<(), StepError> {
         let nodes: Vec<NodeId> = self.route().nodes().collect();
-        let done = self.begin(&nodes, EarlierFacts::Judged).await?;
+        let first = &nodes[..self.may_begin_within(&nodes)];
+        let done = self.begin(first, EarlierFacts::Judged).await?;
         self.session.progress().note(&self.scenario.name, done);
         self.frozen_at = self.spent;
         let plan = Arc::clone(&self.plan);

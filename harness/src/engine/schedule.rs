@@ -77,6 +77,18 @@ impl Session {
         scenarios: &[&Scenario],
         jobs: Option<usize>,
     ) -> Result<(), SessionError> {
+        let run = async |scenario: &Scenario| drop(self.run(scenario).await);
+        self.each(scenarios, jobs, run).await
+    }
+
+    /// The same with something else to do with each of them than to judge it.
+    pub(super) async fn each(
+        &self,
+        scenarios: &[&Scenario],
+        jobs: Option<usize>,
+        work: impl AsyncFn(&Scenario),
+    ) -> Result<(), SessionError> {
+        let work = &work;
         let plan = self.plan(scenarios.iter().copied()).await?;
         let mut waiting = plan.in_order();
         let mut running: Vec<usize> = Vec::new();
@@ -103,7 +115,7 @@ impl Session {
                 let one = waiting.remove(next);
                 running.push(one);
                 futures.push(Box::pin(async move {
-                    self.run(scenarios[one]).await;
+                    work(scenarios[one]).await;
                     one
                 }));
                 continue;

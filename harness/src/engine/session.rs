@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::failure::chain;
 use super::ground::{Ground, Options, SessionError, lock, unmet};
+use super::observe::Observed;
 use super::run::Runner;
 use super::schedule::Progress;
 use crate::event::{EventKind, Events, Listener, Verdict};
@@ -23,6 +24,8 @@ use crate::scenario::Scenario;
 pub struct Summary {
     /// Scenarios that held.
     pub held: usize,
+    /// Scenarios of which nothing was expected.
+    pub measured: usize,
     /// Scenarios that failed.
     pub failed: usize,
     /// Scenarios whose lab could not be set up.
@@ -43,7 +46,7 @@ pub struct Session {
     events: Events,
     stop: watch::Receiver<bool>,
     start: Instant,
-    counts: [AtomicUsize; 5],
+    counts: [AtomicUsize; 6],
 }
 
 impl Session {
@@ -59,6 +62,21 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let start = Instant::now();
         let ground = Ground::prepare(options, observer, stop.clone()).await?;
+        Ok(Session {
+            start,
+            ..Session::on(ground, listeners, stop)?
+        })
+    }
+
+    /// Opens the folder of a run on ground that is prepared.
+    ///
+    /// # Errors
+    /// When there can be no such folder.
+    pub fn on(
+        ground: Ground,
+        listeners: Vec<Arc<dyn Listener>>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self, SessionError> {
         let folder = RunFolder::create(ground.cache())?;
         let events = Events::new(listeners);
         events.add(EventLog::create(folder.path())?);
@@ -89,7 +107,7 @@ impl Session {
             progress: Progress::default(),
             events,
             stop,
-            start,
+            start: Instant::now(),
             counts: Default::default(),
         })
     }
@@ -123,13 +141,24 @@ impl Session {
 
     /// Runs one scenario to its verdict.
     pub async fn run(&self, scenario: &Scenario) -> Verdict {
+        self.drive(scenario, &mut None).await
+    }
+
+    /// Runs one scenario to its verdict. Whoever wants to know what it showed hands over where to note it;
+    /// then nothing is judged.
+    pub(super) async fn drive(
+        &self,
+        scenario: &Scenario,
+        observed: &mut Option<Observed>,
+    ) -> Verdict {
         let start = Instant::now();
-        let verdict = self.verdict(scenario).await;
+        let verdict = self.verdict(scenario, observed).await;
         let counter = match &verdict {
             verdict if verdict.held() => 0,
             Verdict::SetUpFailed { .. } => 2,
             Verdict::Interrupted => 3,
             Verdict::Skipped { .. } => 4,
+            Verdict::Measured { .. } => 5,
             _ => 1,
         };
         self.counts[counter].fetch_add(1, Ordering::Relaxed);
@@ -143,7 +172,7 @@ impl Session {
         verdict
     }
 
-    async fn verdict(&self, scenario: &Scenario) -> Verdict {
+    async fn verdict(&self, scenario: &Scenario, observed: &mut Option<Observed>) -> Verdict {
         if let Some(reason) = unmet(&scenario.lab, self.folder.path()) {
             return Verdict::Skipped { reason };
         }
@@ -170,27 +199,31 @@ impl Session {
             }
         };
         let mut runner = Runner::new(self, scenario, &folder, plan, route);
+        runner.observed = observed.take();
         let verdict = tokio::select! {
             biased;
             () = self.stop_requested() => Verdict::Interrupted,
             verdict = runner.walk() => verdict,
         };
+        *observed = runner.observed.take();
         runner.end().await;
         verdict
     }
 
     /// Says that the run is over, and how it went.
     pub fn finish(&self) -> Summary {
-        let [held, failed, set_up_failed, interrupted, skipped] =
-            [0, 1, 2, 3, 4].map(|at: usize| self.counts[at].load(Ordering::Relaxed));
+        let [held, failed, set_up_failed, interrupted, skipped, measured] =
+            [0, 1, 2, 3, 4, 5].map(|at: usize| self.counts[at].load(Ordering::Relaxed));
         self.events.emit(EventKind::RunFinished {
             held,
+            measured,
             failed: failed + set_up_failed,
             skipped,
             seconds: self.start.elapsed().as_secs_f64(),
         });
         Summary {
             held,
+            measured,
             failed,
             set_up_failed,
             interrupted,
@@ -222,6 +255,11 @@ impl Session {
 
     pub(super) fn scenario_folder(&self, name: &str) -> Result<ScenarioFolder, EvidenceError> {
         self.folder.scenario(name)
+    }
+
+    /// What the run stands on.
+    pub fn ground(&self) -> &Ground {
+        &self.ground
     }
 
     /// The toolbox.

@@ -17,7 +17,10 @@ pub fn render_failure(verdict: &Verdict, folder: &Path) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = match verdict {
-        Verdict::Held | Verdict::FailedAsExpected { .. } | Verdict::Skipped { .. } => Ok(()),
+        Verdict::Held
+        | Verdict::FailedAsExpected { .. }
+        | Verdict::Measured { .. }
+        | Verdict::Skipped { .. } => Ok(()),
         Verdict::Failed { failure } => write_failure(&mut text, failure, folder),
         Verdict::SetUpFailed { message } => {
             writeln!(

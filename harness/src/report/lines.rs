@@ -13,6 +13,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::failure::render_failure;
 use crate::event::{Event, EventKind, Listener, Verdict};
+use crate::finding::one_line;
 
 /// Writes lines that stay, and at a terminal a live one to standard error.
 pub struct Lines {
@@ -262,13 +263,18 @@ impl Lines {
             }
             EventKind::RunFinished {
                 held,
+                measured,
                 failed,
                 skipped,
                 seconds,
             } => {
                 self.rest();
+                let measured = match measured {
+                    0 => String::new(),
+                    count => format!("{count} measured, "),
+                };
                 self.say(&format!(
-                    "\n{held} held, {failed} failed, {skipped} skipped in {seconds:.1} s"
+                    "\n{measured}{held} held, {failed} failed, {skipped} skipped in {seconds:.1} s"
                 ));
             }
             _ => {}
@@ -282,6 +288,16 @@ impl Lines {
                 style("held").green(),
                 format!(", failing as it must: {}", failure.message),
             ),
+            Verdict::Measured { failure: None } => {
+                (style("measured").green(), ", it works".to_owned())
+            }
+            Verdict::Measured {
+                failure: Some(failure),
+            } => {
+                let (title, message) = (&failure.title, one_line(&failure.message));
+                let note = format!(", it fails at `{title}`: {message}");
+                (style("measured").green(), note)
+            }
             Verdict::Failed { .. } => (style("FAILED").red(), String::new()),
             Verdict::SetUpFailed { .. } => (style("SET-UP FAILED").red(), String::new()),
             Verdict::Interrupted => (style("INTERRUPTED").yellow(), String::new()),
