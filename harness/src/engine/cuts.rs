@@ -24,9 +24,6 @@ use crate::scenario::{FailureKind, Flushes, PowerCuts};
 /// Between two moments, in milliseconds: at least, and at most.
 const GAP: (u64, u64) = (20, 400);
 
-/// How a pool is imported; its name comes after it.
-const IMPORT: &str = "zpool import -d /dev/disk/by-id";
-
 /// The exit code of a look at a pool that cannot be imported.
 const NOT_IMPORTED: i32 = 70;
 
@@ -92,8 +89,8 @@ impl Runner<'_> {
             chain.active.clone_from(&disk.file);
         }
         self.faulty = false;
-        self.shell_in_nas("the pool's import", &format!("{IMPORT} {}", cuts.pool))
-            .await?;
+        let import = self.import(&cuts.pool);
+        self.shell_in_nas("the pool's import", &import).await?;
         let numbers = recording.moments.iter().map(|one| one.acknowledged);
         let (least, most) = (numbers.clone().min(), numbers.max());
         let seen = format!(
@@ -231,11 +228,9 @@ impl Runner<'_> {
     ) -> Result<(), StepError> {
         let limit = self.session.ground.deadlines().command;
         let pool = &cuts.pool;
-        // What the kernel remembers of the disks is of those that were there before.
         let look = format!(
-            "for disk in /dev/disk/by-id/*; do blockdev --flushbufs \"$disk\"; done\n\
-             {IMPORT} {pool} || exit {NOT_IMPORTED}\n\
-             perl -e \"$1\" {pool} && zpool export {pool}"
+            "{}\n[ $? = 0 ] || exit {NOT_IMPORTED}\nperl -e \"$1\" {pool} && zpool export {pool}",
+            self.import(pool)
         );
         let words = [
             "-c".to_owned(),
@@ -271,6 +266,23 @@ impl Runner<'_> {
             moment.acknowledged
         );
         Err(Failure::new(FailureKind::Output, message).into())
+    }
+
+    /// Imports a pool from the lab's disks. A search through everything below `/dev` takes twice as long, and
+    /// what the kernel remembers of the disks is of those that were there before.
+    fn import(&self, pool: &str) -> String {
+        let serials: Vec<&str> = self.lab.disks().map(|disk| disk.serial.as_str()).collect();
+        format!(
+            "from=\n\
+             for serial in {}; do\n\
+             for disk in /dev/disk/by-id/*_$serial /dev/disk/by-id/*_$serial-part1; do\n\
+             blockdev --flushbufs \"$disk\"\n\
+             from=\"$from -d $disk\"\n\
+             done\n\
+             done\n\
+             zpool import $from {pool}",
+            serials.join(" ")
+        )
     }
 
     async fn shell_in_nas(&self, what: &str, script: &str) -> Result<(), StepError> {

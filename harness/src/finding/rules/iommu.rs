@@ -5,7 +5,7 @@ use super::references::{
     PVE_PASSTHROUGH_WIKI,
 };
 use crate::finding::model::{Draft, Rule, Severity};
-use crate::finding::view::{View, is_passthrough_word};
+use crate::finding::view::{View, describe, is_passthrough_word};
 use crate::probe::kernel_log::LogTopic;
 
 pub(super) const RULES: &[Rule] = &[
@@ -44,6 +44,16 @@ pub(super) const RULES: &[Rule] = &[
             with the two; its log says what. An update of the firmware is the usual cure.",
         reference: KERNEL_IOMMU,
         derive: absent,
+    },
+    Rule {
+        id: "controller-without-group",
+        severity: Severity::Error,
+        summary: "the IOMMU is on, and the controller is in none of its groups",
+        explanation: "Most IOMMUs sort all devices into groups as they start. A virtio-iommu's driver may start later, and \
+            then sorts a device only when a driver takes it. A controller whose driver is blacklisted is never taken, so \
+            there is no group that VFIO could open.",
+        reference: KERNEL_VFIO,
+        derive: without_group,
     },
     Rule {
         id: "no-interrupt-remapping",
@@ -254,6 +264,33 @@ fn unremapped(view: &View<'_>) -> Vec<(&'static str, String)> {
             .map(|line| ("kernel-log", line.message.clone())),
     );
     proof
+}
+
+fn without_group(view: &View<'_>) -> Option<Draft> {
+    let iommu = view.facts().iommu.as_ref()?;
+    let unit = iommu.units.first()?;
+    let claimed = view.claimed();
+    let controller = claimed
+        .iter()
+        .find(|one| one.is_storage() && one.iommu_group.is_none())?;
+    let claim = view.claim_on(controller.address)?;
+    let draft = Draft::new(format!(
+        "{} is on, and {} that VM {} wants is in no IOMMU group",
+        unit.name, controller.address, claim.vmid
+    ));
+    Some(
+        draft
+            .proof(
+                "iommu",
+                format!("{} with {} groups", unit.name, iommu.groups.len()),
+            )
+            .proof("pci", describe(controller))
+            .proof("vm-configs", claim.quote())
+            .proofs("run", view.said("Cannot open iommu_group"))
+            .fix("# take the blacklist of the controller's driver out of /etc/modprobe.d")
+            .fix("update-initramfs -u -k all")
+            .fix("reboot"),
+    )
 }
 
 fn no_interrupt_remapping(view: &View<'_>) -> Option<Draft> {

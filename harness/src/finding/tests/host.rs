@@ -90,6 +90,12 @@ pub(super) fn cases() -> Vec<Case> {
             entry(book, "quiet");
         }),
         error("iommu-absent", no_iommu),
+        error("controller-without-group", |book| {
+            let devices = &mut book.facts.pci.as_mut().unwrap().devices;
+            let at = address("00:1f.2");
+            let controller = devices.iter_mut().find(|one| one.address == at);
+            controller.unwrap().iommu_group = None;
+        }),
         error("no-interrupt-remapping", |book| {
             platform(book)
                 .intel_capabilities
