@@ -43,11 +43,13 @@ struct Room {
 }
 
 impl Room {
-    /// What a scenario's machine takes.
+    /// What a scenario's machine takes. A machine that boots keeps little more than half of its processors
+    /// busy: on two cores under TCG, two machines of two processors each side by side took 0.93 of the time
+    /// that they took one after the other.
     fn of(scenario: &Scenario) -> Self {
         Room {
             memory: memory_of(&scenario.lab),
-            cpus: usize::from(scenario.lab.cpus),
+            cpus: usize::from(scenario.lab.cpus).div_ceil(2),
         }
     }
 

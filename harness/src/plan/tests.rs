@@ -194,6 +194,16 @@ fn what_has_most_in_common_is_run_one_after_the_other() {
 }
 
 #[test]
+fn who_looks_on_the_way_goes_before_those_who_pass_by() {
+    let plan = plan(&[
+        scenario("short", vec![run("a"), run("b"), run("1")]),
+        scenario("other", vec![run("a"), run("c")]),
+        scenario("looks", vec![run("a"), look(), run("b"), run("2")]),
+    ]);
+    assert_eq!(plan.in_order(), [2, 0, 1]);
+}
+
+#[test]
 fn everything_that_can_change_a_state_changes_its_key() {
     let base = scenario("a", vec![run("one"), run("two")]);
     let mut seen = BTreeSet::from([end(&base, &setting())]);

@@ -171,12 +171,26 @@ impl Plan {
         self.number(scenario).map(|number| &self.routes[number])
     }
 
-    /// The routes in the order of the tree: what has the most in common comes one after the other.
+    /// The routes in the order of the tree: what has the most in common comes one after the other. Who looks
+    /// at a state on the way goes first: it has to pass through that state, and leaves checkpoints of what
+    /// comes after for those who have not.
     pub fn in_order(&self) -> Vec<usize> {
+        let mut lookers: HashMap<NodeId, Vec<usize>> = HashMap::new();
+        for (number, route) in self.routes.iter().enumerate() {
+            for leg in route.legs.iter().filter(|leg| leg.looks) {
+                lookers.entry(leg.at).or_default().push(number);
+            }
+        }
         let mut order = Vec::with_capacity(self.routes.len());
+        let mut ordered = vec![false; self.routes.len()];
         let mut open: Vec<NodeId> = self.roots.iter().rev().copied().collect();
         while let Some(node) = open.pop() {
-            order.extend(&self.nodes[node].ends);
+            let looking = lookers.get(&node).into_iter().flatten();
+            for number in looking.chain(&self.nodes[node].ends) {
+                if !std::mem::replace(&mut ordered[*number], true) {
+                    order.push(*number);
+                }
+            }
             open.extend(self.nodes[node].children.iter().rev());
         }
         order
