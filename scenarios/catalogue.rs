@@ -2,6 +2,7 @@
 //!
 //! `LAB_DENY_SKIPS=1` makes a skip a failure. `LAB_ACCEL` and `LAB_QEMU` choose what the lab runs on.
 
+use std::collections::HashMap;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
@@ -16,13 +17,13 @@ use tokio::runtime::Runtime;
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut arguments = Arguments::from_args();
-    // One lab fills a small machine; a second beside it makes both slower.
+    // The engine decides what runs side by side.
     arguments.test_threads = Some(1);
     let scenarios = scenario::load_dir(scenarios::folder()).map_err(anyhow::Error::from)?;
     let scenarios: Vec<Arc<Scenario>> = scenarios.into_iter().map(Arc::new).collect();
     let lab = Arc::new(Lab {
         runtime: Runtime::new()?,
-        session: OnceLock::new(),
+        run: OnceLock::new(),
         scenarios: scenarios
             .iter()
             .filter(|one| is_chosen(one, &arguments))
@@ -34,16 +35,13 @@ fn main() -> anyhow::Result<ExitCode> {
         .map(|scenario| trial(scenario, &lab))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    Ok(match lab.session.get() {
-        Some(Ok(session)) => {
-            session.finish();
-            if session.stopped() {
-                ExitCode::from(signals::INTERRUPTED)
-            } else {
-                conclusion.exit_code()
-            }
-        }
-        _ => conclusion.exit_code(),
+    let interrupted = match lab.run.get() {
+        Some(Ok((session, _))) => session.stopped(),
+        _ => false,
+    };
+    Ok(match interrupted {
+        true => ExitCode::from(signals::INTERRUPTED),
+        false => conclusion.exit_code(),
     })
 }
 
@@ -61,10 +59,14 @@ fn is_chosen(scenario: &Scenario, arguments: &Arguments) -> bool {
         && !arguments.skip.iter().any(|skip| hit(skip))
 }
 
-/// The session, opened by the first test that runs: listing tests builds nothing.
+/// A session and the verdicts of its scenarios, by their names.
+type Run = (Session, HashMap<String, Verdict>);
+
+/// All chosen scenarios, run by the first test that is asked for, so that those with the same beginning come
+/// one after the other, whatever their names. Listing tests builds nothing.
 struct Lab {
     runtime: Runtime,
-    session: OnceLock<Result<Session, String>>,
+    run: OnceLock<Result<Run, String>>,
     scenarios: Vec<Arc<Scenario>>,
 }
 
@@ -76,22 +78,20 @@ fn trial(scenario: Arc<Scenario>, lab: &Arc<Lab>) -> Trial {
 }
 
 fn run(scenario: &Scenario, lab: &Lab) -> Result<Completion, Failed> {
-    let session = lab
-        .session
-        .get_or_init(|| {
-            let opened = lab.runtime.block_on(async {
-                let session = open().await?;
-                session
-                    .plan(lab.scenarios.iter().map(AsRef::as_ref))
-                    .await?;
-                anyhow::Ok(session)
-            });
-            opened.map_err(|error| format!("{error:#}"))
-        })
-        .as_ref()
-        .map_err(Failed::from)?;
-    let verdict = lab.runtime.block_on(session.run(scenario));
-    match &verdict {
+    let all = || {
+        let run = lab.runtime.block_on(async {
+            let session = open().await?;
+            let scenarios: Vec<&Scenario> = lab.scenarios.iter().map(AsRef::as_ref).collect();
+            let verdicts = session.run_all(&scenarios, None).await?;
+            session.finish();
+            anyhow::Ok((session, verdicts))
+        });
+        run.map_err(|error| format!("{error:#}"))
+    };
+    let (session, verdicts) = lab.run.get_or_init(all).as_ref().map_err(Failed::from)?;
+    let verdict = verdicts.get(&scenario.name);
+    let verdict = verdict.unwrap_or(&Verdict::Interrupted);
+    match verdict {
         Verdict::Skipped { reason } if deny_skips() => {
             Err(format!("skipped, and LAB_DENY_SKIPS is set: {reason}").into())
         }

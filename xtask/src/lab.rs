@@ -186,7 +186,7 @@ async fn run_all(
         scenarios = chosen.into_iter().map(|number| scenarios[number]).collect();
     }
     match session.run_all(&scenarios, jobs).await {
-        Ok(()) => Ok(session.finish().into()),
+        Ok(_) => Ok(session.finish().into()),
         Err(SessionError::Interrupted) => Ok(Exit::Interrupted),
         Err(error) => Err(error.into()),
     }

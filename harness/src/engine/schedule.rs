@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
 
 use super::ground::{SessionError, lock, memory_of};
 use super::session::Session;
+use crate::event::Verdict;
 use crate::host;
 use crate::plan::Plan;
 use crate::scenario::Scenario;
@@ -70,7 +71,8 @@ type Running<'a> = Pin<Box<dyn Future<Output = usize> + 'a>>;
 impl Session {
     /// Runs scenarios, those with the most in common one after the other and independent ones side by
     /// side as long as their machines fit into memory and processors. At most `jobs` at a time; without
-    /// it the machine decides. Ends early when somebody asks for it.
+    /// it the machine decides. Ends early when somebody asks for it. Gives each verdict by its scenario's
+    /// name; what was not begun has none.
     ///
     /// # Errors
     /// When an image that only some of them need cannot be had.
@@ -78,9 +80,16 @@ impl Session {
         &self,
         scenarios: &[&Scenario],
         jobs: Option<usize>,
-    ) -> Result<(), SessionError> {
-        let run = async |scenario: &Scenario| drop(self.run(scenario).await);
-        self.each(scenarios, jobs, run).await
+    ) -> Result<HashMap<String, Verdict>, SessionError> {
+        let verdicts: Mutex<HashMap<String, Verdict>> = Mutex::default();
+        let run = async |scenario: &Scenario| {
+            let verdict = self.run(scenario).await;
+            lock(&verdicts).insert(scenario.name.clone(), verdict);
+        };
+        self.each(scenarios, jobs, run).await?;
+        Ok(verdicts
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The same with something else to do with each of them than to judge it.
