@@ -3,25 +3,49 @@
 use toml::{Table, Value};
 
 /// The recipe `own`, which says only in what it differs from `base`: without what its `without` names,
-/// such as `disk.mask` or, an item of a list, `tree.packages.dbus`, and with its own values in place of the other's.
+/// such as `disk.mask` or, an item of a list, `tree.packages.dbus`, with the items of lists that its `with` names in
+/// the same way, and with its own values in place of the other's.
 pub(super) fn derived(mut base: Table, mut own: Table) -> Result<Table, String> {
     if base.contains_key("like") {
         return Err("it is like a recipe that is itself like another".to_owned());
     }
     own.remove("like");
-    let without: Vec<String> = own
-        .remove("without")
-        .map(Value::try_into)
-        .transpose()
-        .map_err(|error| error.to_string())?
-        .unwrap_or_default();
-    for path in &without {
-        if !remove(&mut base, path) {
+    for path in paths(&mut own, "without")? {
+        if !remove(&mut base, &path) {
             return Err(format!("`{path}`, which it is without, is not there"));
+        }
+    }
+    for path in paths(&mut own, "with")? {
+        if !add(&mut base, &path) {
+            return Err(format!(
+                "`{path}`, which it is with, names no item of a list"
+            ));
         }
     }
     merge(&mut base, own);
     Ok(base)
+}
+
+fn paths(own: &mut Table, key: &str) -> Result<Vec<String>, String> {
+    let paths = own.remove(key).map(Value::try_into).transpose();
+    Ok(paths
+        .map_err(|error| error.to_string())?
+        .unwrap_or_default())
+}
+
+/// Adds an item to a list; says whether there is such a list.
+fn add(table: &mut Table, path: &str) -> bool {
+    let Some((first, rest)) = path.split_once('.') else {
+        return false;
+    };
+    match table.get_mut(first) {
+        Some(Value::Table(inner)) => add(inner, rest),
+        Some(Value::Array(items)) => {
+            items.push(rest.into());
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Removes a key, or an item of a list; says whether it was there.
@@ -100,6 +124,22 @@ mod tests {
             check(
                 &format!("without = [\"{path}\"]"),
                 Err(&format!("`{path}`, which it is without, is not there")),
+            );
+        }
+    }
+
+    #[test]
+    fn an_item_is_added_to_a_list_that_is_there() {
+        check(
+            "with = [\"tree.packages.seabios/bookworm-backports\"]",
+            Ok(&BASE.replace("\"udev\"]", "\"udev\", \"seabios/bookworm-backports\"]")),
+        );
+        for path in ["tree.sweet.a", "tree.suite.a", "summary"] {
+            check(
+                &format!("with = [\"{path}\"]"),
+                Err(&format!(
+                    "`{path}`, which it is with, names no item of a list"
+                )),
             );
         }
     }
