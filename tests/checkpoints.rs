@@ -113,6 +113,19 @@ fn what_was_done_is_not_done_again_and_damage_is_made_good() {
 }
 
 #[test]
+fn what_the_host_said_stays_known_from_checkpoint_to_checkpoint() {
+    // The first is of the host's boot, the second of a step that goes on from it and is silent.
+    drop(Lab::start(&new_scenario()).held());
+    let second = Lab::start(&new_scenario()).held();
+    assert!(!second.events_of("restored").is_empty());
+    let meta = cache().join("checkpoints").join(taken(&second));
+    let meta = fs::read_to_string(meta.join("meta.json")).unwrap();
+    let meta: Value = serde_json::from_str(&meta).unwrap();
+    let console = meta["console"].as_array().unwrap();
+    assert!(!console.is_empty());
+}
+
+#[test]
 fn kill_9_while_a_checkpoint_is_written_leaves_nothing_that_is_used() {
     let scenario = new_scenario();
     let lab = Lab::start(&scenario);

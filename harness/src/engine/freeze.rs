@@ -8,7 +8,7 @@ use super::run::Runner;
 use crate::checkpoint::{self, Checkpoint, FrozenDisk, LayerRef, Meta, Nas, StoreError};
 use crate::event::EventKind;
 use crate::guest::{Agent, Exec, Guest, Nested};
-use crate::machine::{Disks, Machine, MachineError};
+use crate::machine::{Console, Disks, Machine, MachineError};
 use crate::plan::{Bays, Move, NodeId, Wish, first_lab};
 use crate::scenario::Vmid;
 
@@ -82,6 +82,7 @@ impl Runner<'_> {
             match self.go_on_from(&checkpoint, &nodes[..depth]).await {
                 Ok(()) => {
                     self.spent = checkpoint.meta.seconds;
+                    self.frozen_at = self.spent;
                     let steps = self.steps_done(depth);
                     self.session.events().emit(EventKind::Restored {
                         scenario: self.scenario.name.clone(),
@@ -306,6 +307,7 @@ impl Runner<'_> {
             &place,
             self.folder.path(),
             deadlines,
+            Console::after(&meta.console),
             move |stream| checkpoint::load(&path, &expected, stream),
         )
         .await?;

@@ -135,7 +135,6 @@ impl Runner<'_> {
             false => wanted,
         };
         let done = self.begin(&nodes, EarlierFacts::Unneeded).await?;
-        self.frozen_at = self.spent;
         let mut passed = 0;
         for leg in &plan.routes()[self.route_number()].legs {
             let to_do: Vec<NodeId> = leg

@@ -156,7 +156,6 @@ impl<'a> Runner<'a> {
         let first = &nodes[..self.may_begin_within(&nodes)];
         let done = self.begin(first, EarlierFacts::Judged).await?;
         self.session.progress().note(&self.scenario.name, done);
-        self.frozen_at = self.spent;
         let plan = Arc::clone(&self.plan);
         let mut passed = 0;
         for leg in &plan.routes()[self.route].legs {

@@ -55,6 +55,13 @@ impl Default for Console {
 }
 
 impl Console {
+    /// The console of a machine that goes on from a checkpoint: these lines were its last ones.
+    pub fn after(lines: &[String]) -> Self {
+        let console = Console::default();
+        console.lines().done = lines.iter().cloned().collect();
+        console
+    }
+
     /// Reads the console at `socket` until the machine closes it.
     ///
     /// # Errors
@@ -173,6 +180,16 @@ mod tests {
         let tail = console.tail();
         assert_eq!(tail.len(), KEPT_LINES);
         assert_eq!(tail.last().unwrap(), "line 99");
+    }
+
+    #[test]
+    fn what_was_said_before_a_checkpoint_is_remembered_and_not_judged_again() {
+        let before = ["Kernel panic - not syncing: of a boot that is over".to_owned()];
+        let console = Console::after(&before);
+        assert_eq!(console.tail(), before);
+        console.feed(b"[ 9.0] a word\r\n");
+        assert_eq!(console.tail().len(), 2);
+        assert!(console.shared.fatal.borrow().is_none());
     }
 
     #[test]

@@ -130,7 +130,8 @@ impl Machine {
     }
 
     /// Starts QEMU with a saved state: `read` writes the stream that [`Machine::save_ram`] gave. The
-    /// CPUs stay stopped, so that the caller can still decide that the state is not to be used.
+    /// CPUs stay stopped, so that the caller can still decide that the state is not to be used. `console`
+    /// knows what the host said before.
     ///
     /// # Errors
     /// When QEMU cannot be started or does not take the state.
@@ -140,9 +141,9 @@ impl Machine {
         place: &Placement,
         evidence: &Path,
         deadlines: Deadlines,
+        console: Console,
         read: impl FnOnce(UnixStream) -> io::Result<T> + Send + 'static,
     ) -> Result<(Self, T), MachineError> {
-        let console = Console::default();
         let machine = Self::connect(program, lab, place, evidence, deadlines, console).await?;
         machine.prepare_migration().await?;
         let before = machine.status.borrow().migrations;
