@@ -49,6 +49,20 @@ fn the_catalogue_is_listed_with_what_each_scenario_shows() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let child = command
+        .arg("findings")
+        .stdout(writer)
+        .stderr(Stdio::piped());
+    let output = child.output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
 fn a_name_that_no_scenario_has_runs_nothing() {
     xtask()
         .args(["lab", "--exact", "proceduer"])

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anstream::println;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use harness::engine::{Checkpoints, Session};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anstream::println;
 use clap::{Args, Subcommand};
 use harness::checkpoint::Store;
 use harness::engine::CHECKPOINT_BUDGET;

@@ -1,5 +1,6 @@
 //! `cargo xtask doctor`: what this machine can do, and what would be skipped on it.
 
+use anstream::println;
 use anyhow::Context;
 use clap::Args;
 use harness::engine::{toolbox_qemu, unmet};

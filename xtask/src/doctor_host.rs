@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anstream::{eprint, eprintln, print, println};
 use anyhow::{Context, bail};
 use clap::Args;
 use harness::finding::{self, FactBook, Finding, HOST_PROBES, Severity};

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use anstream::{eprintln, print, println};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use harness::engine::{Ground, Session, SessionError};

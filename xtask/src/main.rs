@@ -1,9 +1,4 @@
 //! `cargo xtask`: the command line of the lab. Thin: the work is done by `harness` and `images`.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line writes to its terminal"
-)]
 
 mod bench;
 mod cache;
@@ -22,6 +17,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anstream::eprintln;
 use clap::{Args, Parser, Subcommand};
 use harness::accel::Requested;
 use harness::engine::{Checkpoints, Options};

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anstream::{eprintln, print};
 use anyhow::{Context, bail};
 use clap::Args;
 use harness::engine::{Ground, Session, SessionError};

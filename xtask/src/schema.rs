@@ -1,5 +1,6 @@
 //! `cargo xtask schema`: the JSON Schemas that editors check scenario files against.
 
+use anstream::println;
 use anyhow::Context;
 use harness::scenario;
 

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use anstream::{eprintln, print, println};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use harness::engine::{HoldError, Session, SessionError};

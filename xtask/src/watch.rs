@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anstream::{eprintln, println};
 use anyhow::Context;
 use clap::Args;
 use harness::engine::{Session, SessionError};
