@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use super::Failure;
 use super::failure::StepError;
 use crate::accel::Deadlines;
@@ -138,7 +140,8 @@ async fn answers(
         }
         let silent = silence.lasts(length, Instant::now());
         if silent >= deadlines.nas_silence {
-            let message = hangs(vm, silent, &console.tail());
+            let registers = registers(pve, vm, deadlines.command).await;
+            let message = hangs(vm, silent, &console.tail(), &registers);
             return Ok(Some(Some(Failure::new(FailureKind::Timeout, message))));
         }
         Ok(None)
@@ -186,16 +189,62 @@ fn kernel_time(line: &str) -> Option<f64> {
     parts.find_map(|part| part.split_once(']')?.0.trim().parse().ok())
 }
 
+/// QEMU's `info registers` for a VM, twice with a second between: whether its processor moves, and where it is.
+/// Empty when QEMU does not say.
+async fn registers(pve: &Agent, vm: Vmid, limit: Duration) -> String {
+    let ask = [
+        json!({ "execute": "qmp_capabilities" }),
+        json!({
+            "execute": "human-monitor-command",
+            "arguments": { "command-line": "info registers" },
+        }),
+    ];
+    let ask = ask.map(|one| one.to_string()).join("\n");
+    let script = format!(
+        "for look in 1 2; do\n\
+         printf '%s\\n' \"$1\" | socat -t 1 - UNIX-CONNECT:/var/run/qemu-server/{vm}.qmp\n\
+         done"
+    );
+    let words = ["-c".to_owned(), script, "sh".to_owned(), ask];
+    let looks = pve.exec(Exec::new("/bin/sh", words, limit)).await;
+    looks.map_or_else(|_| String::new(), |output| output.stdout_text())
+}
+
+/// The instruction pointer and the flags in each answer of QEMU's that is a text.
+fn places(registers: &str) -> Vec<String> {
+    let answers = registers.lines().filter_map(|line| {
+        let answer: Value = serde_json::from_str(line).ok()?;
+        Some(answer["return"].as_str()?.to_owned())
+    });
+    let named = |word: &&str| {
+        let names = ["RIP=", "EIP=", "RFL=", "EFL="];
+        names.iter().any(|name| word.starts_with(name))
+    };
+    answers
+        .flat_map(|text| {
+            let words = text.split_whitespace().filter(named);
+            words.map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 /// How many of the console's last lines the message of a hang quotes.
 const QUOTED_LINES: usize = 3;
 
-fn hangs(vm: Vmid, silent: Duration, lines: &[String]) -> String {
+fn hangs(vm: Vmid, silent: Duration, lines: &[String], registers: &str) -> String {
     let shown = match &lines[lines.len().saturating_sub(QUOTED_LINES)..] {
         [] => "it has shown nothing at all".to_owned(),
         last => format!("its last lines are `{}`", last.join("` `")),
     };
+    let at = match &places(registers)[..] {
+        [] => String::new(),
+        places => format!(
+            "; twice within a second its processor was at {}",
+            places.join(" ")
+        ),
+    };
     format!(
-        "VM {vm} hangs: its agent does not answer, and its console has been silent for {} s; {shown}",
+        "VM {vm} hangs: its agent does not answer, and its console has been silent for {} s; {shown}{at}",
         silent.as_secs()
     )
 }
@@ -300,12 +349,22 @@ mod tests {
     fn the_message_of_a_hang_quotes_the_console() {
         let silent = Duration::from_secs(150);
         let lines = ["Booting", "[ 0.1] one", "[ 0.2] two", "[ 0.3] three"].map(str::to_owned);
-        let message = hangs(100, silent, &lines);
+        let registers = concat!(
+            "{\"return\": {}}\r\n",
+            "{\"return\": \"\\r\\nCPU#0\\r\\nRIP=ffff RFL=00000246 [---Z-P-] HLT=0\\r\\n\"}\r\n",
+        );
+        let message = hangs(100, silent, &lines, "");
         assert!(message.contains("silent for 150 s"), "{message}");
         assert!(
             message.ends_with("`[ 0.1] one` `[ 0.2] two` `[ 0.3] three`"),
             "{message}"
         );
-        assert!(hangs(100, silent, &[]).ends_with("it has shown nothing at all"));
+        let message = hangs(100, silent, &[], &registers.repeat(2));
+        let (shown, at) = message.rsplit_once("; ").unwrap();
+        assert!(shown.ends_with("it has shown nothing at all"), "{message}");
+        assert!(
+            at.ends_with("at RIP=ffff RFL=00000246 RIP=ffff RFL=00000246"),
+            "{message}"
+        );
     }
 }

@@ -2,7 +2,7 @@
 //! costs one command in the guest, for a process start under emulation takes 50 to 100 ms.
 //!
 //! What the facts ought to be is [`crate::scenario`]'s business; what of them is the same in every
-//! lane is [`crate::engine::redact`]'s.
+//! lane is `engine::redact`'s.
 
 pub mod cmdline;
 pub mod disk_query;
