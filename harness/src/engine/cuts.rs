@@ -170,8 +170,9 @@ impl Runner<'_> {
         let words = [nas::NAS.to_string(), script, pool.to_owned()];
         let start = format!(
             "setsid -f tail -n0 -f {} >/dev/ttyS0 2>/dev/null </dev/null\n\
-             exec qm guest exec \"$1\" --synchronous 0 -- flock /run/writer perl -e \"$2\" \"$3\"",
-            nas::CONSOLE_LOG
+             exec env {} qm guest exec \"$1\" --synchronous 0 -- flock /run/writer perl -e \"$2\" \"$3\"",
+            nas::CONSOLE_LOG,
+            machine.agent().qm_patience(),
         );
         let words = ["-c".to_owned(), start, "sh".to_owned()]
             .into_iter()

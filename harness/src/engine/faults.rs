@@ -115,7 +115,7 @@ impl Runner<'_> {
             "-c",
             crash,
         ];
-        let exec = pve.exec(Exec::new("qm", words, limit));
+        let exec = pve.exec(pve.patient_qm(words, limit));
         machine.watched("the crash of the NAS", limit, exec).await?;
         let what = format!("the console of VM {vm} to show a panic");
         let shown = poll::<_, MachineError, _>(&what, limit, Pace::SLOW, async || {

@@ -368,8 +368,10 @@ async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<String, MachineEr
     );
     let mut script = format!("{set} || exit\n");
     if let Some(vmid) = nas {
+        let patience = machine.agent().qm_patience();
         script.push_str(&format!(
-            "qm resume {vmid} && qm guest exec {vmid} -- sh -c '{set}' >/dev/null || exit\n"
+            "export {patience}\n\
+             qm resume {vmid} && qm guest exec {vmid} -- sh -c '{set}' >/dev/null || exit\n"
         ));
     }
     script.push_str("cat /proc/sys/kernel/random/boot_id");
@@ -380,7 +382,7 @@ async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<String, MachineEr
 }
 
 async fn qm(pve: &Agent, verb: &str, vmid: Vmid, limit: Duration) -> Result<(), MachineError> {
-    pve.run(Exec::new("qm", [verb, &vmid.to_string()], limit))
+    pve.run(pve.patient_qm([verb, &vmid.to_string()], limit))
         .await?;
     Ok(())
 }

@@ -21,6 +21,9 @@ const PIECE: usize = 192 * 1024;
 /// since a guest that boots under emulation can be slow without being dead.
 const FIRST_ATTEMPT: Duration = Duration::from_millis(500);
 
+/// What Proxmox VE gives QEMU and guest agents for an ordinary answer (qemu-server, QMPClient.pm).
+const QM_ANSWER: Duration = Duration::from_secs(5);
+
 /// Looked at a closed port again after this, in case the news of its opening got lost.
 const TRUST_IN_PORT: Duration = Duration::from_secs(5);
 
@@ -51,6 +54,27 @@ impl Agent {
     /// How long the agent may take over one request.
     pub fn answer_limit(&self) -> Duration {
         self.answer
+    }
+
+    /// The assignment by which the Proxmox-like image's `qm` gives guests of its own as long for an answer as this
+    /// agent has. A guest that loses a disk, or whose host has little CPU time, answers nothing for longer than `qm`
+    /// waits by itself, and is not dead.
+    pub fn qm_patience(&self) -> String {
+        let scale = self.answer.div_duration_f64(QM_ANSWER).max(1.0);
+        format!("QM_TIMEOUT_SCALE={scale}")
+    }
+
+    /// `qm` with [that patience](Self::qm_patience). Not for a wait that looks again by itself.
+    pub fn patient_qm<I>(&self, words: I, limit: Duration) -> Exec
+    where
+        I: IntoIterator<Item: Into<String>>,
+    {
+        let qm = [self.qm_patience(), "qm".to_owned()];
+        Exec::new(
+            "env",
+            qm.into_iter().chain(words.into_iter().map(Into::into)),
+            limit,
+        )
     }
 
     /// Tells what QMP's `VSERPORT_CHANGE` said of the agent's port. When the guest closes it, a
@@ -280,5 +304,22 @@ impl Guest for Agent {
             rest = &rest[written..];
         }
         file.close(path).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_guest_s_guest_has_as_long_for_an_answer_as_its_host() {
+        let line = |answer| {
+            let agent = Agent::new(PathBuf::from("/nonexistent"), None);
+            let agent = agent.with_answer_limit(Duration::from_secs(answer));
+            agent.patient_qm(["list"], Duration::ZERO).command_line()
+        };
+        assert_eq!(line(60), "env QM_TIMEOUT_SCALE=12 qm list");
+        // Never less than Proxmox VE gives.
+        assert_eq!(line(1), "env QM_TIMEOUT_SCALE=1 qm list");
     }
 }

@@ -21,6 +21,9 @@ const PIECE: usize = 512 * 1024;
 
 /// A guest of L1, reached through L1's own `qm`.
 ///
+/// Its agent has as long for an answer as the host's own: an emulated guest that loses a disk answers nothing for
+/// longer than `qm` would wait, and is not dead.
+///
 /// Standard input of a command is limited to 1 MiB, as Proxmox VE limits it. Outputs come as text:
 /// bytes that are not UTF-8 are `qm`'s to mangle, so files are read and written in base64.
 #[derive(Debug, Clone)]
@@ -57,12 +60,12 @@ impl Guest for Nested {
         }
         // qm is given whole seconds of its own and somewhat more to start and to report in.
         let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
-        let outer = Exec {
-            program: "qm".to_owned(),
-            args: qm_arguments(self.vmid, seconds.max(1), &exec),
-            input: exec.input,
-            limit: Duration::from_secs(seconds.max(1)) + self.host.answer_limit(),
-        };
+        let answer = self.host.answer_limit();
+        let words = qm_arguments(self.vmid, seconds.max(1), &exec);
+        // The agent is asked whether it is there, to run the command and, at the end, how it went.
+        let limit_outside = Duration::from_secs(seconds.max(1)) + 3 * answer;
+        let mut outer = self.host.patient_qm(words, limit_outside);
+        outer.input = exec.input;
         let output = self.host.exec(outer).await?;
         if !output.success() {
             return Err(qm_failure(request, &output));
