@@ -24,6 +24,20 @@ const ANSWER: Duration = Duration::from_secs(120);
 /// How long what has been killed may take to be gone.
 const GONE: Duration = Duration::from_secs(20);
 
+/// Two steps after which the NAS is up, and the head of a third.
+const UP: &str = "[[step]]\nrun = \"true\"\n\n[[step]]\nstart = 100\n\n[[step]]\n";
+
+/// Steps after that: the NAS answers nothing for longer than `qm` waits by itself, as one does whose host is busy.
+const DROWSY: &str = r#"run = """
+nas=$(cat /var/run/qemu-server/100.pid)
+kill -STOP $nas
+setsid -f sh -c "sleep 8; kill -CONT $nas" </dev/null >/dev/null 2>&1
+"""
+
+[[step]]
+run = { on = "nas", command = "true" }
+"#;
+
 /// A cache whose images and checkpoints are those of the real one, so that a lab that its owner holds up
 /// is left alone; and a scenario whose NAS is up after its second step.
 struct House {
@@ -51,10 +65,11 @@ impl House {
         fs::create_dir(scenarios.path().join("labs")).unwrap();
         let lab = "summary = \"No controller\"\niommu = \"none\"\n";
         fs::write(scenarios.path().join("labs/bare.toml"), lab).unwrap();
-        let steps =
-            "[[step]]\nrun = \"true\"\n\n[[step]]\nstart = 100\n\n[[step]]\nrun = \"false\"\n";
-        let text = format!("summary = \"x\"\nlab = \"bare\"\n\n{steps}");
-        fs::write(scenarios.path().join("visit.toml"), text).unwrap();
+        let rests = [("visit", "run = \"false\"\n"), ("drowsy", DROWSY)];
+        for (name, rest) in rests {
+            let text = format!("summary = \"x\"\nlab = \"bare\"\n\n{UP}{rest}");
+            fs::write(scenarios.path().join(format!("{name}.toml")), text).unwrap();
+        }
         House {
             cache,
             scenarios,
@@ -371,6 +386,11 @@ fn a_step_that_fails_leaves_the_lab_as_it_was() {
     house.held(&["shell", "nas", "--", "true"]);
     house.held(&["down"]);
     house.assert_nothing_left();
+}
+
+#[test]
+fn a_nas_that_is_slow_to_answer_is_waited_for() {
+    House::new().held(&["drowsy"]);
 }
 
 #[test]

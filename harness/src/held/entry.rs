@@ -25,8 +25,9 @@ pub(super) async fn is_there(doors: &Doors, guest: GuestName) -> Result<(), Entr
     if guest == GuestName::Pve {
         return Ok(());
     }
-    let status = Exec::shell(&format!("qm status {NAS}"), doors.command_limit());
-    match doors.agent().exec(status).await? {
+    let pve = doors.agent();
+    let status = pve.patient_qm(["status", &NAS.to_string()], doors.command_limit());
+    match pve.exec(status).await? {
         output if output.stdout_text().contains("running") => Ok(()),
         _ => Err(EntryError::NoNas),
     }
