@@ -78,6 +78,12 @@ fn a_host_that_panics_is_named_with_its_last_words() {
         words.contains("last lines of the console of pve"),
         "{words}"
     );
+    // A host that is gone is asked for nothing more: it would be waited for in vain.
+    let asked = fs::read_to_string(lab.run_folder().join("fault/agent.log")).unwrap();
+    assert!(
+        asked.contains("echo c >") && !asked.contains("nas-console.log"),
+        "{asked}"
+    );
     lab.assert_nothing_left();
 }
 
@@ -87,6 +93,9 @@ fn an_agent_that_stalls_is_a_timeout() {
     assert_eq!(lab.end().code(), Some(1));
     let words = lab.words();
     assert!(words.contains("did not answer"), "{words}");
+    let asked = fs::read_to_string(lab.run_folder().join("fault/agent.log")).unwrap();
+    let given_up = asked.find("no answer in time").unwrap();
+    assert!(!asked[given_up..].contains("->"), "asked again: {asked}");
     lab.assert_nothing_left();
 }
 

@@ -225,7 +225,10 @@ impl Runner<'_> {
 
     async fn host_answers(&self) -> bool {
         match &self.machine {
-            Some(machine) => machine.agent().ping().await.is_ok(),
+            Some(machine) => {
+                let agent = machine.agent();
+                !agent.is_silent() && agent.ping().await.is_ok()
+            }
             None => false,
         }
     }

@@ -18,7 +18,7 @@ use crate::event::{EventKind, Verdict};
 use crate::evidence::ScenarioFolder;
 use crate::guest::Nested;
 use crate::lab::Lab;
-use crate::machine::{Disks, Machine};
+use crate::machine::{Disks, Machine, MachineError};
 use crate::plan::{Key, NodeId, Plan, Route, RouteLeg};
 use crate::probe::{Facts, Probe};
 use crate::scenario::{Action, Scenario, Vmid};
@@ -367,9 +367,16 @@ impl<'a> Runner<'a> {
     }
 
     pub(super) async fn keep_nas_console(&self) -> Option<Vec<String>> {
-        let machine = self.machine.as_ref()?;
+        // One that is silent, too, would be waited for in vain.
+        let machine = self
+            .machine
+            .as_ref()
+            .filter(|one| !one.agent().is_silent())?;
         let limit = self.session.ground.deadlines().agent_answer;
-        let bytes = tokio::time::timeout(limit, nas::console(machine.agent()))
+        let read = async { Ok::<_, MachineError>(nas::console(machine.agent()).await) };
+        // The watch does not ask a host that is gone.
+        let bytes = machine
+            .watched("the console of the NAS", limit, read)
             .await
             .ok()??;
         let text = String::from_utf8_lossy(&bytes).into_owned();

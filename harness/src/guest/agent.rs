@@ -56,6 +56,11 @@ impl Agent {
         self.answer
     }
 
+    /// Whether the agent's last request got no answer in its time, so that the next one has little hope.
+    pub fn is_silent(&self) -> bool {
+        self.link.is_silent()
+    }
+
     /// The assignment by which the Proxmox-like image's `qm` gives guests of its own as long for an answer as this
     /// agent has. A guest that loses a disk, or whose host has little CPU time, answers nothing for longer than `qm`
     /// waits by itself, and is not dead.

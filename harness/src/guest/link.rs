@@ -7,7 +7,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use qapi::{Command, Execute, qga};
@@ -39,6 +40,7 @@ pub(super) struct Port {
 pub(super) struct Link {
     requests: mpsc::UnboundedSender<Request>,
     port: watch::Sender<Port>,
+    silent: Arc<AtomicBool>,
     next_id: AtomicU64,
 }
 
@@ -56,16 +58,19 @@ impl Link {
     pub(super) fn new(socket: PathBuf, transcript: Option<Transcript>) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         let (port, seen) = watch::channel(Port::default());
+        let silent = Arc::new(AtomicBool::new(false));
         let owner = Owner {
             socket,
             transcript,
             port: seen,
+            silent: Arc::clone(&silent),
             wire: None,
         };
         tokio::spawn(owner.serve(inbox));
         Link {
             requests,
             port,
+            silent,
             // Not from 1: an answer to an earlier process's request must not look like one of ours.
             next_id: AtomicU64::new(random()),
         }
@@ -77,6 +82,11 @@ impl Link {
             port.closings += u64::from(!open && port.open != Some(false));
             port.open = Some(open);
         });
+    }
+
+    /// Whether the last request that was served got no answer in its time.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 
     pub(super) fn port(&self) -> watch::Receiver<Port> {
@@ -151,6 +161,7 @@ struct Owner {
     socket: PathBuf,
     transcript: Option<Transcript>,
     port: watch::Receiver<Port>,
+    silent: Arc<AtomicBool>,
     /// The connection, and how often the port had been closed when it was made.
     wire: Option<(Wire, u64)>,
 }
@@ -169,6 +180,7 @@ impl Owner {
                 continue;
             }
             let served = timeout(limit, self.answer(id, &line)).await;
+            self.silent.store(served.is_err(), Ordering::Relaxed);
             let guest = NAME;
             let result = match served {
                 Ok(Ok(value)) => Ok(value),

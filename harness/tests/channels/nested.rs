@@ -22,8 +22,11 @@ fn host(
     let mut status = Value::Null;
     let server = guest(move |call| match call.name.as_str() {
         "guest-exec" => {
-            assert_eq!(call.args["path"], "qm");
-            let args: Vec<String> = serde_json::from_value(call.args["arg"].clone()).unwrap();
+            assert_eq!(call.args["path"], "env");
+            let mut args: Vec<String> = serde_json::from_value(call.args["arg"].clone()).unwrap();
+            let head: Vec<_> = args.drain(..2).collect();
+            assert!(head[0].starts_with("QM_TIMEOUT_SCALE="), "{head:?}");
+            assert_eq!(head[1], "qm");
             let input = call.args["input-data"].as_str().unwrap_or_default();
             let input = BASE64_STANDARD.decode(input).unwrap();
             let words: Vec<&str> = args.iter().map(String::as_str).collect();
