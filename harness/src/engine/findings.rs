@@ -224,11 +224,8 @@ impl Runner<'_> {
     }
 
     async fn host_answers(&self) -> bool {
-        match &self.machine {
-            Some(machine) => {
-                let agent = machine.agent();
-                !agent.is_silent() && agent.ping().await.is_ok()
-            }
+        match self.answering() {
+            Some(machine) => machine.agent().ping().await.is_ok(),
             None => false,
         }
     }

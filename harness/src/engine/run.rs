@@ -366,12 +366,15 @@ impl<'a> Runner<'a> {
         }
     }
 
-    pub(super) async fn keep_nas_console(&self) -> Option<Vec<String>> {
-        // One that is silent, too, would be waited for in vain.
-        let machine = self
-            .machine
+    /// The machine, unless its agent is silent: whatever it were asked would be waited for in vain.
+    pub(super) fn answering(&self) -> Option<&Machine> {
+        self.machine
             .as_ref()
-            .filter(|one| !one.agent().is_silent())?;
+            .filter(|machine| !machine.agent().is_silent())
+    }
+
+    pub(super) async fn keep_nas_console(&self) -> Option<Vec<String>> {
+        let machine = self.answering()?;
         let limit = self.session.ground.deadlines().agent_answer;
         let read = async { Ok::<_, MachineError>(nas::console(machine.agent()).await) };
         // The watch does not ask a host that is gone.

@@ -59,12 +59,11 @@ impl Guest for Nested {
             });
         }
         // qm is given whole seconds of its own and somewhat more to start and to report in.
-        let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
-        let answer = self.host.answer_limit();
-        let words = qm_arguments(self.vmid, seconds.max(1), &exec);
+        let seconds = (limit.as_secs() + u64::from(limit.subsec_nanos() > 0)).max(1);
+        let words = qm_arguments(self.vmid, seconds, &exec);
         // The agent is asked whether it is there, to run the command and, at the end, how it went.
-        let limit_outside = Duration::from_secs(seconds.max(1)) + 3 * answer;
-        let mut outer = self.host.patient_qm(words, limit_outside);
+        let all = Duration::from_secs(seconds) + 3 * self.host.answer_limit();
+        let mut outer = self.host.patient_qm(words, all);
         outer.input = exec.input;
         let output = self.host.exec(outer).await?;
         if !output.success() {
