@@ -7,13 +7,13 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
-use support::{Lab, cache, wait};
+use support::{BOOT, Heard, Lab, Running, cache, processes_with, scenarios, turn, wait};
 
 /// A scenario that no run has seen before its last step, which is long enough for a checkpoint, and that
 /// looks at its end.
@@ -159,6 +159,46 @@ fn two_labs_at_once_take_the_same_checkpoints_and_both_hold() {
     let third = Lab::start_beside(&scenario).held();
     assert_eq!(third.events_of("restored").len(), 1);
     assert_eq!(facts(&third), facts(&one));
+}
+
+#[test]
+fn a_watched_scenario_goes_on_from_its_checkpoint_after_each_save() {
+    let _turn = turn();
+    let scenario = new_scenario();
+    let folder = scenarios("fault", &scenario);
+    let mut program = Running::start(
+        Command::new(env!("CARGO_BIN_EXE_xtask"))
+            .args(["lab", "watch", "fault", "--scenarios"])
+            .arg(folder.path())
+            .env("INSTA_UPDATE", "always")
+            .env_remove("CI")
+            .stdout(Stdio::piped()),
+    );
+    let heard = Heard::of(program.0.stdout.take().unwrap());
+    let says = |words: &str| heard.says(words, BOOT);
+    let save = |text: &str| fs::write(folder.path().join("fault.toml"), text).unwrap();
+    says("held fault");
+    says("waiting for the next save");
+
+    save(&scenario.replace("test $(cat", "test  $(cat"));
+    says("2 steps from checkpoint");
+    says("held fault");
+    says("waiting for the next save");
+
+    // One that fails is no end, and one that is saved while it runs begins again.
+    save(&scenario.replace("test $(cat", "false $(cat"));
+    says("FAILED fault");
+    save(&scenario.replace("test $(cat", "sleep 600; test $(cat"));
+    says("2 steps from checkpoint");
+    save(&scenario);
+    says("held fault");
+
+    kill_process(program.pid(), Signal::INT).unwrap();
+    assert_eq!(program.0.wait().unwrap().code(), Some(130));
+    let left = format!("-{}/fault/", program.pid());
+    wait("everything to be gone", Duration::from_secs(20), || {
+        processes_with(&left).is_empty().then_some(())
+    });
 }
 
 /// A sample of the real catalogue, cold and from checkpoints: the same verdicts and facts.

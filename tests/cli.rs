@@ -1,16 +1,17 @@
 //! The command line of the built program, as far as it needs no lab.
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use assert_cmd::Command;
 use predicates::prelude::*;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
+
+use support::{Heard, Running};
 
 fn xtask() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
@@ -22,12 +23,7 @@ fn xtask() -> Command {
 
 /// A folder with one lab and one scenario of the given text.
 fn folder(scenario: &str) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("labs")).unwrap();
-    let lab = "summary = \"No controller\"\niommu = \"none\"\n";
-    fs::write(folder.path().join("labs/bare.toml"), lab).unwrap();
-    fs::write(folder.path().join("one.toml"), scenario).unwrap();
-    folder
+    support::scenarios("one", scenario)
 }
 
 #[test]
@@ -167,29 +163,15 @@ fn a_new_scenario_is_one_that_loads() {
 fn watching_shows_mistakes_and_waits_for_the_save_that_mends_them() {
     let broken = "summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nrebot = true\n";
     let folder = folder(broken);
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .stdout(Stdio::null())
-        .args(["lab", "watch", "one", "--scenarios"])
-        .arg(folder.path())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (sender, lines) = mpsc::channel();
-    let stderr = BufReader::new(child.stderr.take().unwrap());
-    std::thread::spawn(move || {
-        for line in stderr.lines().map_while(Result::ok) {
-            // Nobody listens once the test is over.
-            let _ = sender.send(line);
-        }
-    });
-    let says = |part: &str| {
-        while let Ok(line) = lines.recv_timeout(Duration::from_secs(20)) {
-            if line.contains(part) {
-                return;
-            }
-        }
-        panic!("`{part}` is not said");
-    };
+    let mut program = Running::start(
+        std::process::Command::new(env!("CARGO_BIN_EXE_xtask"))
+            .stdout(Stdio::null())
+            .args(["lab", "watch", "one", "--scenarios"])
+            .arg(folder.path())
+            .stderr(Stdio::piped()),
+    );
+    let heard = Heard::of(program.0.stderr.take().unwrap());
+    let says = |words: &str| heard.says(words, Duration::from_secs(20));
     says("one.toml:5");
     let worse = format!("{broken}\n[[step]]\nruun = \"true\"\n");
     fs::write(folder.path().join("one.toml"), worse).unwrap();
@@ -199,9 +181,8 @@ fn watching_shows_mistakes_and_waits_for_the_save_that_mends_them() {
     fs::write(&elsewhere, "summry = \"x\"\n").unwrap();
     fs::rename(elsewhere, folder.path().join("one.toml")).unwrap();
     says("summry");
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    kill_process(program.pid(), Signal::INT).unwrap();
+    assert_eq!(program.0.wait().unwrap().code(), Some(130));
 }
 
 #[test]

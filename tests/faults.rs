@@ -156,7 +156,7 @@ fn a_disk_that_fills_during_a_run_is_the_labs_trouble_and_not_the_procedures() {
     );
     // From outside, the program's file system is seen through its own root.
     let inside = Path::new("/proc")
-        .join(lab.child.id().to_string())
+        .join(lab.pid().to_string())
         .join("root")
         .join(small.folder.path().strip_prefix("/").unwrap());
     lab.cache = inside.clone();

@@ -7,9 +7,10 @@
 )]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use tempfile::TempDir;
 static ONE_LAB: Mutex<()> = Mutex::new(());
 
 /// How long a machine may take to come up under emulation on a busy machine.
-const BOOT: Duration = Duration::from_secs(600);
+pub const BOOT: Duration = Duration::from_secs(600);
 /// How long what has been killed may take to be gone.
 const GONE: Duration = Duration::from_secs(20);
 
@@ -32,6 +33,66 @@ pub fn scenario(what: &str) -> String {
     )
 }
 
+/// A folder with one lab, `bare`, and one scenario of this name and text.
+pub fn scenarios(name: &str, text: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("labs")).unwrap();
+    let lab = "summary = \"No controller\"\niommu = \"none\"\n";
+    fs::write(folder.path().join("labs/bare.toml"), lab).unwrap();
+    fs::write(folder.path().join(format!("{name}.toml")), text).unwrap();
+    folder
+}
+
+/// A program that does not outlive its test.
+pub struct Running(pub Child);
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        Running(command.spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // After a failed assertion; otherwise it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a program says, line by line, while it runs.
+pub struct Heard(mpsc::Receiver<String>);
+
+impl Heard {
+    pub fn of(stream: impl Read + Send + 'static) -> Self {
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                // Nobody listens once the test is over.
+                let _ = sender.send(line);
+            }
+        });
+        Heard(lines)
+    }
+
+    /// Waits for a line with these words, and gives it.
+    pub fn says(&self, words: &str, limit: Duration) -> String {
+        let end = Instant::now() + limit;
+        let mut before = String::new();
+        while let Ok(line) = self.0.recv_timeout(end - Instant::now()) {
+            if line.contains(words) {
+                return line;
+            }
+            before = before + &line + "\n";
+        }
+        panic!("`{words}` is not said after:\n{before}");
+    }
+}
+
 /// Waits until no other test of this target has a lab.
 pub fn turn() -> MutexGuard<'static, ()> {
     ONE_LAB.lock().unwrap_or_else(PoisonError::into_inner)
@@ -39,7 +100,7 @@ pub fn turn() -> MutexGuard<'static, ()> {
 
 /// The built program, running one scenario.
 pub struct Lab {
-    pub child: Child,
+    pub program: Running,
     pub cache: PathBuf,
     _scenarios: TempDir,
     _turn: Option<MutexGuard<'static, ()>>,
@@ -66,12 +127,8 @@ impl Lab {
         mut command: Command,
         turn: Option<MutexGuard<'static, ()>>,
     ) -> Self {
-        let scenarios = tempfile::tempdir().unwrap();
-        fs::create_dir(scenarios.path().join("labs")).unwrap();
-        let lab = "summary = \"No controller\"\niommu = \"none\"\n";
-        fs::write(scenarios.path().join("labs/bare.toml"), lab).unwrap();
-        fs::write(scenarios.path().join("fault.toml"), scenario).unwrap();
-        let child = command
+        let scenarios = scenarios("fault", scenario);
+        command
             .args(["lab", "--cache"])
             .arg(&cache)
             .arg("--scenarios")
@@ -81,11 +138,9 @@ impl Lab {
             .env_remove("CI")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
         Lab {
-            child,
+            program: Running::start(&mut command),
             cache,
             _scenarios: scenarios,
             _turn: turn,
@@ -93,12 +148,12 @@ impl Lab {
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
+        self.program.pid()
     }
 
     /// The run's folder, whose name ends with the program's process id.
     pub fn run_folder(&self) -> PathBuf {
-        let suffix = format!("-{}", self.child.id());
+        let suffix = format!("-{}", self.program.0.id());
         wait("the run's folder", BOOT, || {
             let runs = fs::read_dir(self.cache.join("runs")).ok()?;
             let mut paths = runs.flatten().map(|run| run.path());
@@ -131,7 +186,7 @@ impl Lab {
     pub fn until_under_way(&mut self) {
         let started = |event: &Value| event["event"] == "step-started" && event["step"] == 2;
         wait("the second step", BOOT, || {
-            if self.child.try_wait().unwrap().is_some() {
+            if self.program.0.try_wait().unwrap().is_some() {
                 panic!("the program ended early: {}", self.words());
             }
             self.events().iter().any(started).then_some(())
@@ -151,16 +206,17 @@ impl Lab {
     }
 
     pub fn end(&mut self) -> ExitStatus {
-        wait("the program's end", BOOT, || self.child.try_wait().unwrap())
+        wait("the program's end", BOOT, || {
+            self.program.0.try_wait().unwrap()
+        })
     }
 
     pub fn words(&mut self) -> String {
-        use std::io::Read;
         let mut words = String::new();
-        if let Some(mut out) = self.child.stdout.take() {
+        if let Some(mut out) = self.program.0.stdout.take() {
             out.read_to_string(&mut words).unwrap();
         }
-        if let Some(mut err) = self.child.stderr.take() {
+        if let Some(mut err) = self.program.0.stderr.take() {
             err.read_to_string(&mut words).unwrap();
         }
         words
@@ -188,14 +244,6 @@ impl Lab {
         // A host that went on from a checkpoint may have had nothing to say since.
         let console = has("pve-console.log") || has("pve-console-before.log");
         assert!(console, "there is no console in {}", scenario.display());
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        // After a failed assertion; otherwise it has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -140,8 +140,8 @@ async fn answers(
         }
         let silent = silence.lasts(length, Instant::now());
         if silent >= deadlines.nas_silence {
-            let registers = registers(pve, vm, deadlines.command).await;
-            let message = hangs(vm, silent, &console.tail(), &registers);
+            let processor = processor(pve, vm, deadlines.command).await;
+            let message = hangs(vm, silent, &console.tail(), &processor);
             return Ok(Some(Some(Failure::new(FailureKind::Timeout, message))));
         }
         Ok(None)
@@ -189,20 +189,29 @@ fn kernel_time(line: &str) -> Option<f64> {
     parts.find_map(|part| part.split_once(']')?.0.trim().parse().ok())
 }
 
-/// QEMU's `info registers` for a VM, twice with a second between: whether its processor moves, and where it is.
-/// Empty when QEMU does not say.
-async fn registers(pve: &Agent, vm: Vmid, limit: Duration) -> String {
-    let ask = [
-        json!({ "execute": "qmp_capabilities" }),
+/// What a VM's processor does, twice with a second between, so that one sees whether it moves: QEMU's `info
+/// registers` and `info lapic`, what KVM counted, and what QEMU's threads wait for. Empty when nothing is said.
+pub(super) async fn processor(pve: &Agent, vm: Vmid, limit: Duration) -> String {
+    let monitor = |command| {
         json!({
             "execute": "human-monitor-command",
-            "arguments": { "command-line": "info registers" },
-        }),
+            "arguments": { "command-line": command },
+        })
+    };
+    let ask = [
+        json!({ "execute": "qmp_capabilities" }),
+        monitor("info registers"),
+        monitor("info lapic"),
     ];
     let ask = ask.map(|one| one.to_string()).join("\n");
     let script = format!(
         "for look in 1 2; do\n\
          printf '%s\\n' \"$1\" | socat -t 1 - UNIX-CONNECT:/var/run/qemu-server/{vm}.qmp\n\
+         grep -s . /sys/kernel/debug/kvm/*/vcpu*/*\n\
+         for task in /proc/$(cat /var/run/qemu-server/{vm}.pid)/task/*; do\n\
+         echo $(cat $task/comm $task/wchan $task/stat $task/schedstat)\n\
+         done\n\
+         cat /proc/interrupts\n\
          done"
     );
     let words = ["-c".to_owned(), script, "sh".to_owned(), ask];
@@ -211,8 +220,8 @@ async fn registers(pve: &Agent, vm: Vmid, limit: Duration) -> String {
 }
 
 /// The instruction pointer and the flags in each answer of QEMU's that is a text.
-fn places(registers: &str) -> Vec<String> {
-    let answers = registers.lines().filter_map(|line| {
+fn places(processor: &str) -> Vec<String> {
+    let answers = processor.lines().filter_map(|line| {
         let answer: Value = serde_json::from_str(line).ok()?;
         Some(answer["return"].as_str()?.to_owned())
     });
@@ -231,12 +240,12 @@ fn places(registers: &str) -> Vec<String> {
 /// How many of the console's last lines the message of a hang quotes.
 const QUOTED_LINES: usize = 3;
 
-fn hangs(vm: Vmid, silent: Duration, lines: &[String], registers: &str) -> String {
+fn hangs(vm: Vmid, silent: Duration, lines: &[String], processor: &str) -> String {
     let shown = match &lines[lines.len().saturating_sub(QUOTED_LINES)..] {
         [] => "it has shown nothing at all".to_owned(),
         last => format!("its last lines are `{}`", last.join("` `")),
     };
-    let at = match &places(registers)[..] {
+    let at = match &places(processor)[..] {
         [] => String::new(),
         places => format!(
             "; twice within a second its processor was at {}",

@@ -21,7 +21,7 @@ use crate::lab::Lab;
 use crate::machine::{Disks, Machine, MachineError};
 use crate::plan::{Key, NodeId, Plan, Route, RouteLeg};
 use crate::probe::{Facts, Probe};
-use crate::scenario::{Action, Scenario, Vmid};
+use crate::scenario::{Action, FailureKind, Scenario, Vmid};
 
 /// A scenario under way.
 pub(super) struct Runner<'a> {
@@ -222,6 +222,9 @@ impl<'a> Runner<'a> {
                     failure.console = machine.console().tail();
                 }
                 failure.nas_console = self.keep_nas_console().await.unwrap_or_default();
+                if matches!(failure.kind, FailureKind::Crash | FailureKind::Timeout) {
+                    self.keep_nas_processor().await;
+                }
                 failure.name_panic();
                 Err(StepError::Failed(failure))
             }
@@ -390,6 +393,23 @@ impl<'a> Runner<'a> {
                 .map(str::to_owned)
                 .collect(),
         )
+    }
+
+    /// Evidence of what a NAS does that answers no more.
+    async fn keep_nas_processor(&self) {
+        let Some(machine) = self.answering() else {
+            return;
+        };
+        let limit = self.session.ground.deadlines().agent_answer;
+        let read =
+            async { Ok::<_, MachineError>(nas::processor(machine.agent(), nas::NAS, limit).await) };
+        let seen = machine.watched("the processor of the NAS", limit, read);
+        if let Ok(seen) = seen.await
+            && !seen.is_empty()
+        {
+            // The failure itself is worse than that this cannot be kept.
+            let _ = self.keep("nas-processor.txt", &seen);
+        }
     }
 }
 
