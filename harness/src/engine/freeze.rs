@@ -134,7 +134,7 @@ impl Runner<'_> {
             self.frozen_at = self.spent;
             return;
         }
-        if self.unsavable || self.faulty {
+        if self.unsavable || self.faulty || !self.session.ground.takes_checkpoints() {
             return;
         }
         let start = Instant::now();

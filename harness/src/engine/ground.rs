@@ -42,6 +42,8 @@ pub struct Options {
 pub enum Checkpoints {
     /// It begins from them and takes new ones, up to so many bytes on disk.
     Within(u64),
+    /// It begins from them and takes no new ones, for measuring.
+    Standing,
     /// The same with a store of its own in this folder, for measuring.
     Apart(PathBuf),
     /// Every scenario begins with its first step, and nothing is kept.
@@ -117,6 +119,7 @@ pub struct Ground {
     qemu: QemuProgram,
     scenarios: PathBuf,
     store: Option<(Store, Records)>,
+    takes_checkpoints: bool,
     hosts: Mutex<HashMap<HostImage, DiskImage>>,
     timings: Timings,
     stop: watch::Receiver<bool>,
@@ -148,6 +151,7 @@ impl Ground {
         let cpu = options.cpu.unwrap_or_else(|| choice.cpu_model().to_owned());
         let store = match &options.checkpoints {
             Checkpoints::Within(budget) => Some((cache.root(), *budget)),
+            Checkpoints::Standing => Some((cache.root(), CHECKPOINT_BUDGET)),
             Checkpoints::Apart(folder) => Some((folder.as_path(), CHECKPOINT_BUDGET)),
             Checkpoints::None => None,
         };
@@ -165,6 +169,7 @@ impl Ground {
             qemu,
             scenarios: options.scenarios,
             store,
+            takes_checkpoints: options.checkpoints != Checkpoints::Standing,
             hosts: Mutex::default(),
             stop,
         })
@@ -242,8 +247,14 @@ impl Ground {
         &self.cache
     }
 
+    /// Where checkpoints are, when a run may begin from them.
     pub(super) fn store(&self) -> Option<&Store> {
         self.store.as_ref().map(|(store, _)| store)
+    }
+
+    /// Whether new ones are taken.
+    pub(super) fn takes_checkpoints(&self) -> bool {
+        self.takes_checkpoints
     }
 
     pub(super) fn records(&self) -> Option<&Records> {
