@@ -242,13 +242,6 @@ impl Runner<'_> {
             Err(Failure::new(FailureKind::Command, message).into())
         })
     }
-
-    /// Keeps a file of evidence.
-    pub(super) fn keep(&self, name: &str, content: &str) -> Result<(), StepError> {
-        self.folder
-            .write(name, content)
-            .map_err(|error| StepError::SetUp(chain(&error)))
-    }
 }
 
 fn replays(recording: &Recording) -> [Replay<'_>; 2] {

@@ -10,6 +10,7 @@ mod findings;
 mod freeze;
 mod ground;
 mod hold;
+mod keep;
 mod look;
 mod measure;
 mod nas;
@@ -18,6 +19,7 @@ mod redact;
 mod run;
 mod schedule;
 mod session;
+mod silence;
 mod snapshot;
 mod timings;
 

@@ -5,12 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::act::last_lines;
 use super::failure::{Failure, StepError, chain};
 use super::findings::Memory;
 use super::freeze::EarlierFacts;
 use super::look::Source;
-use super::nas;
 use super::observe::Observed;
 use super::session::Session;
 use crate::checkpoint::{Checkpoint, LayerRef};
@@ -18,7 +16,7 @@ use crate::event::{EventKind, Verdict};
 use crate::evidence::ScenarioFolder;
 use crate::guest::Nested;
 use crate::lab::Lab;
-use crate::machine::{Disks, Machine, MachineError};
+use crate::machine::{Disks, Machine};
 use crate::plan::{Key, NodeId, Plan, Route, RouteLeg};
 use crate::probe::{Facts, Probe};
 use crate::scenario::{Action, FailureKind, Scenario, Vmid};
@@ -366,49 +364,6 @@ impl<'a> Runner<'a> {
         }
         if let Some(machine) = self.machine.take() {
             machine.kill().await;
-        }
-    }
-
-    /// The machine, unless its agent is silent: whatever it were asked would be waited for in vain.
-    pub(super) fn answering(&self) -> Option<&Machine> {
-        self.machine
-            .as_ref()
-            .filter(|machine| !machine.agent().is_silent())
-    }
-
-    pub(super) async fn keep_nas_console(&self) -> Option<Vec<String>> {
-        let machine = self.answering()?;
-        let limit = self.session.ground.deadlines().agent_answer;
-        let read = async { Ok::<_, MachineError>(nas::console(machine.agent()).await) };
-        // The watch does not ask a host that is gone.
-        let bytes = machine
-            .watched("the console of the NAS", limit, read)
-            .await
-            .ok()??;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        self.keep("nas-console.log", &text).ok()?;
-        Some(
-            last_lines(nas::since_last_boot(&text), 40)
-                .lines()
-                .map(str::to_owned)
-                .collect(),
-        )
-    }
-
-    /// Evidence of what a NAS does that answers no more.
-    async fn keep_nas_processor(&self) {
-        let Some(machine) = self.answering() else {
-            return;
-        };
-        let limit = self.session.ground.deadlines().agent_answer;
-        let read =
-            async { Ok::<_, MachineError>(nas::processor(machine.agent(), nas::NAS, limit).await) };
-        let seen = machine.watched("the processor of the NAS", limit, read);
-        if let Ok(seen) = seen.await
-            && !seen.is_empty()
-        {
-            // The failure itself is worse than that this cannot be kept.
-            let _ = self.keep("nas-processor.txt", &seen);
         }
     }
 }
