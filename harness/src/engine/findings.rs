@@ -3,21 +3,17 @@
 
 use std::collections::BTreeSet;
 
+use super::ask::Answers;
 use super::checks::Held;
 use super::failure::Failure;
 use super::run::Runner;
-use crate::checkpoint::{Recorder, Replay};
 use crate::event::EventKind;
-use crate::finding::{
-    self, FactBook, Finding, HOST_PROBES, Incident, NAS_PROBES, RunContext, Severity,
-};
-use crate::guest::GuestError;
-use crate::machine::MachineError;
+use crate::finding::{self, FactBook, Finding, HOST_PROBES, Incident, RunContext, Severity};
 use crate::plan::Key;
 use crate::probe::kernel_log::PciIdentity;
 use crate::probe::pci::PciFacts;
-use crate::probe::{self, Facts, Probe, ProbeError};
-use crate::scenario::{Action, FailureKind, GuestName};
+use crate::probe::{self, Facts, Probe};
+use crate::scenario::{Action, FailureKind};
 
 /// The name of the check, as reports call it.
 const CHECK: &str = "findings";
@@ -67,9 +63,14 @@ impl Runner<'_> {
         }
     }
 
+    /// Whether anybody wants to know what is found at the scenario's end.
+    pub(super) fn wants_findings(&self) -> bool {
+        self.scenario.findings.is_some() || self.observed.is_some()
+    }
+
     /// Holds the findings at the end of a scenario against those that it names.
     pub(super) async fn check_findings(&mut self, key: &Key) -> Result<(), Box<Failure>> {
-        if self.scenario.findings.is_none() && self.observed.is_none() {
+        if !self.wants_findings() {
             return Ok(());
         }
         let mut book = self.book(Some(key)).await;
@@ -156,71 +157,33 @@ impl Runner<'_> {
     /// All facts of this moment: those that were read already, those on record for this state, and the
     /// rest from the guests. A guest that does not answer leaves the rest unread.
     async fn book(&mut self, key: Option<&Key>) -> FactBook {
-        let key = key.filter(|_| self.goes_by_records());
         let mut book = FactBook::of(self.facts.values().cloned());
-        let mut probes = HOST_PROBES.to_vec();
-        if self.nas.is_some() {
-            probes.extend(NAS_PROBES);
-        }
+        let mut probes = self.finding_probes();
         probes.retain(|probe| !self.facts.contains_key(probe));
-        let limit = self.session.ground.deadlines().command;
-        if let Some((key, records)) = key.zip(self.session.ground.records()) {
-            let recording = records.get(key);
-            let [pve, nas] = ["pve", "nas"].map(|name| Replay::new(name, &recording));
-            let mut unknown = Vec::new();
-            for probe in probes {
-                match probe::read(probe, &pve, Some(&nas), limit).await {
-                    Err(ProbeError::Guest {
-                        source: GuestError::Refused { .. },
-                        ..
-                    }) => unknown.push(probe),
-                    answer => drop(book.take(probe, answer)),
-                }
-            }
-            probes = unknown;
+        let (known, probes) = self.on_record(key, probes).await;
+        for (probe, answer) in known {
+            drop(book.take(probe, answer));
         }
-        if let (Some(machine), false) = (&self.machine, probes.is_empty()) {
-            let read = self.read_all(&probes, key, &mut book);
-            if let Err(error) = machine.watched("the facts", limit, read).await {
-                for probe in probes {
-                    if !book.facts.probes().contains(&probe) {
-                        book.unreadable
-                            .entry(probe)
-                            .or_insert_with(|| error.to_string());
-                    }
-                }
+        let Some(machine) = self.machine.as_ref().filter(|_| !probes.is_empty()) else {
+            return book;
+        };
+        let limit = self.session.ground.deadlines().command;
+        let key = key.filter(|_| self.goes_by_records());
+        let answers = Answers::default();
+        let asked = self.ask(machine, &probes, key, &answers);
+        let trouble = machine.watched("the facts", limit, asked).await.err();
+        for (probe, answer) in answers.in_order_of(&probes) {
+            drop(book.take(probe, answer));
+        }
+        if let Some(error) = trouble {
+            let unread = |probe: &Probe| !book.facts.probes().contains(probe);
+            let unread: Vec<Probe> = probes.into_iter().filter(unread).collect();
+            for probe in unread {
+                let why = book.unreadable.entry(probe);
+                why.or_insert_with(|| error.to_string());
             }
         }
         book
-    }
-
-    async fn read_all(
-        &self,
-        probes: &[Probe],
-        key: Option<&Key>,
-        book: &mut FactBook,
-    ) -> Result<(), MachineError> {
-        let limit = self.session.ground.deadlines().command;
-        let machine = self.machine.as_ref();
-        for probe in probes {
-            let Some(machine) = machine else { break };
-            let pve = Recorder::new(machine.agent());
-            let nas = self
-                .nas
-                .as_ref()
-                .filter(|_| probe.guest() == GuestName::Nas);
-            let nas = nas.map(|(_, nas)| Recorder::new(nas));
-            let answer = probe::read(*probe, &pve, nas.as_ref(), limit).await;
-            if let Some((key, records)) = key.zip(self.session.ground.records()) {
-                let mut recording = pve.finish();
-                if let Some(nas) = nas {
-                    recording.merge(nas.finish());
-                }
-                records.add(key, recording);
-            }
-            book.take(*probe, answer)?;
-        }
-        Ok(())
     }
 
     async fn host_answers(&self) -> bool {

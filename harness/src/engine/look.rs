@@ -4,15 +4,18 @@
 use std::future::Future;
 use std::time::Duration;
 
+use super::ask::{Answer, Answers};
 use super::failure::{Failure, StepError, chain};
 use super::redact::Redactor;
 use super::run::Runner;
 use super::{checks, snapshot};
 use crate::checkpoint::{Recorder, Recording, Replay};
 use crate::event::EventKind;
-use crate::guest::{GuestError, Nested};
+use crate::finding::HOST_PROBES;
+use crate::guest::GuestError;
+use crate::machine::MachineError;
 use crate::plan::{Key, RouteLeg};
-use crate::probe::{self, Probe, ProbeError, Reading};
+use crate::probe::{self, Probe, ProbeError};
 use crate::scenario::{Action, Expect, FailureKind, GuestName};
 
 /// Where facts come from.
@@ -35,10 +38,16 @@ impl Runner<'_> {
             Some(Action::Probe { name, probes }) => {
                 self.probe(leg.step, name, probes, source).await
             }
-            Some(Action::Expect(expect)) => self.expect(expect, source).await,
+            Some(Action::Expect(expect)) => self.expect(expect, source, Vec::new()).await,
             _ => {
                 let scenario = self.scenario;
-                self.expect(&scenario.expect, source).await?;
+                let also = match source {
+                    Source::Live(key) if self.wants_findings() => {
+                        self.on_record(Some(key), HOST_PROBES.to_vec()).await.1
+                    }
+                    _ => Vec::new(),
+                };
+                self.expect(&scenario.expect, source, also).await?;
                 // The last state is always reached, by a checkpoint if not by steps.
                 if let Source::Live(key) = source {
                     self.check_findings(key).await?;
@@ -81,8 +90,8 @@ impl Runner<'_> {
         source: Source<'_>,
     ) -> Result<(), StepError> {
         let folder = self.session.ground.snapshots();
+        self.read(number, name, probes, &[], source).await?;
         for probe in probes {
-            self.read(number, name, *probe, source).await?;
             let facts = &self.facts[probe];
             if let Some(observed) = &mut self.observed {
                 observed.note(name, facts);
@@ -111,68 +120,93 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Reads facts, unless nothing has changed since they were read.
+    /// Reads facts, unless nothing has changed since they were read. Those that are wanted `also` are read with them
+    /// where they can be; they are asked for again by whom they are needed.
     async fn read(
         &mut self,
         number: usize,
         name: &str,
-        probe: Probe,
+        needed: &[Probe],
+        also: &[Probe],
         source: Source<'_>,
     ) -> Result<(), StepError> {
-        if self.facts.contains_key(&probe) {
-            return Ok(());
-        }
-        let limit = self.session.ground.deadlines().command;
-        let file = fact_file(number, name, probe);
-        let what = format!("the probe `{probe}`");
-        let reading: Reading = match source {
+        let unread = |probe: &&Probe| !self.facts.contains_key(probe);
+        let mut probes: Vec<Probe> = needed.iter().filter(unread).copied().collect();
+        let answers = match source {
             Source::Recorded(recording) => {
+                let limit = self.session.ground.deadlines().command;
                 let [pve, nas] = replays(recording);
-                let answer = probe::read(probe, &pve, Some(&nas), limit).await;
-                self.sense(&what, &file, answer)?
+                let mut answers = Vec::new();
+                for probe in probes {
+                    let answer = probe::read(probe, &pve, Some(&nas), limit).await;
+                    answers.push((probe, answer));
+                }
+                answers
             }
             Source::Live(key) => {
-                let machine = self.running()?;
-                let pve = Recorder::new(machine.agent());
-                let nas = match probe.guest() {
-                    GuestName::Nas => Some(Recorder::new(self.nas()?)),
-                    GuestName::Pve => None,
-                };
-                let read = probe::read(probe, &pve, nas.as_ref(), limit);
-                let answer = self.answered(&what, limit, read).await?;
-                self.record(key, pve, nas);
-                self.sense(&what, &file, answer)?
+                let further = also.iter().filter(unread);
+                probes.extend(further.filter(|one| !needed.contains(one)));
+                self.live(&probes, needed, key).await?
             }
         };
-        self.keep(&format!("{file}.raw.txt"), &reading.raw)?;
-        let json = serde_json::to_string_pretty(&reading.facts)
-            .map_err(|error| StepError::SetUp(chain(&error)))?;
-        self.keep(&format!("{file}.json"), &json)?;
-        self.memory.note(&reading.facts);
-        self.facts.insert(probe, reading.facts);
+        for (probe, answer) in answers {
+            let file = fact_file(number, name, probe);
+            let reading = match answer {
+                Err(_) if !needed.contains(&probe) => continue,
+                Err(ProbeError::Guest { source, .. }) => {
+                    return Err(MachineError::from(source).into());
+                }
+                answer => self.sense(&format!("the probe `{probe}`"), &file, answer)?,
+            };
+            self.keep(&format!("{file}.raw.txt"), &reading.raw)?;
+            let json = serde_json::to_string_pretty(&reading.facts)
+                .map_err(|error| StepError::SetUp(chain(&error)))?;
+            self.keep(&format!("{file}.json"), &json)?;
+            self.memory.note(&reading.facts);
+            self.facts.insert(probe, reading.facts);
+        }
         Ok(())
     }
 
-    fn record(
+    async fn live(
         &self,
+        probes: &[Probe],
+        needed: &[Probe],
         key: &Key,
-        pve: Recorder<'_, crate::guest::Agent>,
-        nas: Option<Recorder<'_, Nested>>,
-    ) {
-        if let Some(records) = self.session.ground.records() {
-            let mut recording = pve.finish();
-            if let Some(nas) = nas {
-                recording.merge(nas.finish());
-            }
-            records.add(key, recording);
+    ) -> Result<Vec<Answer>, StepError> {
+        if probes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let machine = self.running()?;
+        if probes.iter().any(|probe| probe.guest() == GuestName::Nas) {
+            self.nas()?;
+        }
+        let what = match probes {
+            [one] => format!("the probe `{one}`"),
+            _ => "the probes".to_owned(),
+        };
+        let limit = self.session.ground.deadlines().command;
+        let answers = Answers::default();
+        let asked = self.ask(machine, probes, Some(key), &answers);
+        let trouble = machine.watched(&what, limit, asked).await.err();
+        let answers = answers.in_order_of(probes);
+        let answered = |probe: &Probe| answers.iter().any(|(one, _)| one == probe);
+        let mut asked_for = probes.iter().filter(|probe| needed.contains(probe));
+        match trouble {
+            Some(error) if !asked_for.all(answered) => Err(error.into()),
+            _ => Ok(answers),
         }
     }
 
-    async fn expect(&mut self, expect: &Expect, source: Source<'_>) -> Result<(), StepError> {
+    async fn expect(
+        &mut self,
+        expect: &Expect,
+        source: Source<'_>,
+        also: Vec<Probe>,
+    ) -> Result<(), StepError> {
         let number = self.scenario.steps.len() + 1;
-        for probe in checks::needs(expect) {
-            self.read(number, "expect", probe, source).await?;
-        }
+        let needed: Vec<Probe> = checks::needs(expect).into_iter().collect();
+        self.read(number, "expect", &needed, &also, source).await?;
         let loop_output = if checks::needs_loop(expect) {
             Some(self.write_up_loop(source).await?)
         } else {
@@ -200,7 +234,9 @@ impl Runner<'_> {
                 let pve = Recorder::new(self.running()?.agent());
                 let run = probe::listing::run_write_up_loop(&pve, limit);
                 let answer = self.answered(what, limit, run).await?;
-                self.record(key, pve, None);
+                if let Some(records) = self.session.ground.records() {
+                    records.add(key, pve.finish());
+                }
                 answer
             }
         };

@@ -2,6 +2,7 @@
 //! line and the libtest target, drive this one.
 
 mod act;
+mod ask;
 mod checks;
 mod cuts;
 mod failure;

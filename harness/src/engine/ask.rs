@@ -1,0 +1,125 @@
+//! Asks the guests for facts: both at once, since each has processors of its own, and each one thing after the
+//! other.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::run::Runner;
+use crate::checkpoint::{Recorder, Replay};
+use crate::finding::{HOST_PROBES, NAS_PROBES};
+use crate::guest::GuestError;
+use crate::machine::Machine;
+use crate::plan::Key;
+use crate::probe::{self, Probe, ProbeError, Reading};
+use crate::scenario::GuestName;
+
+/// What guests answered so far.
+#[derive(Default)]
+pub(super) struct Answers(Mutex<Vec<Answer>>);
+
+/// What came of a probe.
+pub(super) type Answer = (Probe, Result<Reading, ProbeError>);
+
+impl Answers {
+    fn add(&self, answer: Answer) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(answer);
+    }
+
+    /// All answers, in the order of these probes.
+    pub(super) fn in_order_of(self, probes: &[Probe]) -> Vec<Answer> {
+        let mut all = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        all.sort_by_key(|(probe, _)| probes.iter().position(|one| one == probe));
+        all
+    }
+}
+
+impl Runner<'_> {
+    /// Asks the guests for these facts. A guest whose channel broke is asked nothing more; what the other one and it
+    /// have said is among the answers.
+    ///
+    /// # Errors
+    /// The channel that broke, the host's before its guest's.
+    pub(super) async fn ask(
+        &self,
+        machine: &Machine,
+        probes: &[Probe],
+        key: Option<&Key>,
+        answers: &Answers,
+    ) -> Result<(), GuestError> {
+        let lane = async |guest| {
+            for probe in probes.iter().filter(|probe| probe.guest() == guest) {
+                let answer = self.ask_one(machine, *probe, key).await;
+                if let Err(ProbeError::Guest {
+                    source: source @ GuestError::Broken { .. },
+                    ..
+                }) = answer
+                {
+                    return Err(source);
+                }
+                answers.add((*probe, answer));
+            }
+            Ok(())
+        };
+        let (pve, nas) = tokio::join!(lane(GuestName::Pve), lane(GuestName::Nas));
+        pve.and(nas)
+    }
+
+    async fn ask_one(
+        &self,
+        machine: &Machine,
+        probe: Probe,
+        key: Option<&Key>,
+    ) -> Result<Reading, ProbeError> {
+        let limit = self.session.ground.deadlines().command;
+        let pve = Recorder::new(machine.agent());
+        let nas = self
+            .nas
+            .as_ref()
+            .filter(|_| probe.guest() == GuestName::Nas);
+        let nas = nas.map(|(_, nas)| Recorder::new(nas));
+        let answer = probe::read(probe, &pve, nas.as_ref(), limit).await;
+        if let Some((key, records)) = key.zip(self.session.ground.records()) {
+            let mut recording = pve.finish();
+            if let Some(nas) = nas {
+                recording.merge(nas.finish());
+            }
+            records.add(key, recording);
+        }
+        answer
+    }
+
+    /// What findings are derived from.
+    pub(super) fn finding_probes(&self) -> Vec<Probe> {
+        let mut probes = HOST_PROBES.to_vec();
+        if self.nas.is_some() {
+            probes.extend(NAS_PROBES);
+        }
+        probes
+    }
+
+    /// What is on record of a state, and which of the probes are not.
+    pub(super) async fn on_record(
+        &self,
+        key: Option<&Key>,
+        probes: Vec<Probe>,
+    ) -> (Vec<Answer>, Vec<Probe>) {
+        let key = key.filter(|_| self.goes_by_records());
+        let Some((key, records)) = key.zip(self.session.ground.records()) else {
+            return (Vec::new(), probes);
+        };
+        let limit = self.session.ground.deadlines().command;
+        let recording = records.get(key);
+        let [pve, nas] = ["pve", "nas"].map(|name| Replay::new(name, &recording));
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for probe in probes {
+            match probe::read(probe, &pve, Some(&nas), limit).await {
+                Err(ProbeError::Guest {
+                    source: GuestError::Refused { .. },
+                    ..
+                }) => unknown.push(probe),
+                answer => known.push((probe, answer)),
+            }
+        }
+        (known, unknown)
+    }
+}
