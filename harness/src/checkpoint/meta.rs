@@ -34,11 +34,14 @@ pub struct Meta {
 }
 
 /// A guest of L1 that ran.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Nas {
     /// Its number.
     pub vmid: Vmid,
+    /// Its kernel's boot id. A checkpoint of before this was noted has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
 }
 
 /// A disk: its size and what was written over its image.

@@ -114,7 +114,7 @@ impl Runner<'_> {
                 let deadlines = self.session.ground.deadlines();
                 let start = Instant::now();
                 let (nas, words) = nas::start(self.running()?, *vm, deadlines).await?;
-                self.nas = Some((*vm, nas));
+                self.nas = Some(nas);
                 if let Some(observed) = &mut self.observed {
                     observed.start_words = words;
                 }
@@ -245,7 +245,7 @@ impl Runner<'_> {
 
     pub(super) fn nas(&self) -> Result<&Nested, StepError> {
         match &self.nas {
-            Some((_, nas)) => Ok(nas),
+            Some(nas) => Ok(&nas.guest),
             None => Err(Failure::new(
                 FailureKind::Command,
                 "the NAS guest is not running: a `start` step has to come first",

@@ -76,7 +76,7 @@ impl Runner<'_> {
             .nas
             .as_ref()
             .filter(|_| probe.guest() == GuestName::Nas);
-        let nas = nas.map(|(_, nas)| Recorder::new(nas));
+        let nas = nas.map(|nas| Recorder::new(&nas.guest));
         let answer = probe::read(probe, &pve, nas.as_ref(), limit).await;
         if let Some((key, records)) = key.zip(self.session.ground.records()) {
             let mut recording = pve.finish();

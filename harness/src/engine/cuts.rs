@@ -63,10 +63,8 @@ impl Runner<'_> {
                 self.cut_power(&disks[0]).await?;
                 let deadlines = self.session.ground.deadlines();
                 let start = Instant::now();
-                self.nas = Some((
-                    nas::NAS,
-                    nas::start(self.running()?, nas::NAS, deadlines).await?.0,
-                ));
+                let (nas, _) = nas::start(self.running()?, nas::NAS, deadlines).await?;
+                self.nas = Some(nas);
                 self.phase("the NAS is up", start);
             }
             Flushes::Ignored => {

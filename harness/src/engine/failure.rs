@@ -7,6 +7,9 @@ use crate::guest::GuestError;
 use crate::machine::{BootFailure, MachineError};
 use crate::scenario::{ExpectedFailure, FailureKind};
 
+/// What the message of a failure begins with when the NAS was reset.
+pub(super) const NAS_RESET: &str = "the NAS was reset";
+
 /// What a kernel writes last.
 const PANIC: &str = "Kernel panic - not syncing";
 
@@ -70,22 +73,35 @@ impl Failure {
         })
     }
 
-    /// A NAS that does not answer any more because its kernel panicked is named so.
-    pub(super) fn name_panic(&mut self) {
+    /// A NAS that does not answer any more because its kernel panicked is named so. Tells whether that was it.
+    pub(super) fn name_panic(&mut self) -> bool {
         let lost = matches!(
             self.kind,
             FailureKind::Crash | FailureKind::Timeout | FailureKind::Command
         );
         let line = self.nas_console.iter().find(|line| line.contains(PANIC));
-        if let (true, Some(line)) = (lost, line) {
-            let message = format!(
-                "the console of the NAS shows `{}`: {}",
-                line.trim(),
-                self.message
-            );
-            self.message = message;
-            self.kind = FailureKind::Crash;
-        }
+        let Some(line) = line.filter(|_| lost) else {
+            return false;
+        };
+        self.message = format!(
+            "the console of the NAS shows `{}`: {}",
+            line.trim(),
+            self.message
+        );
+        self.kind = FailureKind::Crash;
+        true
+    }
+
+    /// The NAS has another boot id than when it came up.
+    pub(super) fn reset_of_nas() -> Self {
+        let message =
+            format!("{NAS_RESET}, and nobody had asked for it: its kernel has another boot id");
+        Failure::new(FailureKind::Crash, message)
+    }
+
+    /// Whether the NAS was reset. The host is there and can be asked.
+    pub(super) fn is_reset_of_nas(&self) -> bool {
+        self.message.contains(NAS_RESET)
     }
 
     /// Whether this is the failure that a scenario is about.
@@ -187,10 +203,10 @@ mod tests {
     #[test]
     fn a_panic_of_the_nas_is_named() {
         let mut failure = Failure::new(FailureKind::Timeout, "no answer");
-        failure.name_panic();
+        assert!(!failure.name_panic());
         assert_eq!(failure.kind, FailureKind::Timeout);
         failure.nas_console = vec!["[ 9.1] Kernel panic - not syncing: sysrq".to_owned()];
-        failure.name_panic();
+        assert!(failure.name_panic());
         assert_eq!(failure.kind, FailureKind::Crash);
         assert!(
             failure.message.ends_with("sysrq`: no answer"),

@@ -191,7 +191,7 @@ impl Runner<'_> {
             Awaited::Nas => {
                 let deadlines = self.session.ground.deadlines();
                 let nas = nas::up(self.running()?, nas::NAS, 0, deadlines).await?;
-                self.nas = Some((nas::NAS, nas));
+                self.nas = Some(nas);
                 Ok(())
             }
         }

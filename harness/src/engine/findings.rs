@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::ask::Answers;
 use super::checks::Held;
-use super::failure::Failure;
+use super::failure::{Failure, NAS_RESET};
 use super::run::Runner;
 use crate::event::EventKind;
 use crate::finding::{self, FactBook, Finding, HOST_PROBES, Incident, RunContext, Severity};
@@ -106,7 +106,7 @@ impl Runner<'_> {
             return failure;
         }
         let gone = match failure.kind {
-            FailureKind::Boot | FailureKind::Crash => true,
+            FailureKind::Boot | FailureKind::Crash => !failure.is_reset_of_nas(),
             // One question is enough: each of the probes would wait as long.
             FailureKind::Timeout => !self.host_answers().await,
             _ => false,
@@ -213,7 +213,7 @@ impl Runner<'_> {
     }
 }
 
-/// What happened to the host, from the words of the watch over it.
+/// What happened to the machines, from the words of the watch over it.
 fn incidents(message: &str) -> Vec<Incident> {
     let inside = |before: &str| {
         let rest = message.split_once(before)?.1;
@@ -228,6 +228,7 @@ fn incidents(message: &str) -> Vec<Incident> {
         panicked.then(|| Incident::Panicked {
             action: "unknown".to_owned(),
         }),
+        message.contains(NAS_RESET).then_some(Incident::NasReset),
     ]
     .into_iter()
     .flatten()

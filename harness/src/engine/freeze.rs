@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::failure::{StepError, chain};
+use super::nas;
 use super::run::Runner;
 use crate::checkpoint::{self, Checkpoint, FrozenDisk, LayerRef, Meta, Nas, StoreError};
 use crate::event::EventKind;
-use crate::guest::{Agent, Exec, Guest, Nested};
+use crate::guest::{self, Agent, Exec, Guest, Nested};
 use crate::machine::{Console, Disks, Machine, MachineError};
 use crate::plan::{Bays, Move, NodeId, Wish, first_lab};
 use crate::scenario::Vmid;
@@ -21,6 +22,9 @@ const fn pays_after(wish: Wish) -> f64 {
         Wish::IfDear => 25.0,
     }
 }
+
+/// A command that prints a kernel's boot id.
+const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
 
 /// The file of RAM and devices.
 const RAM: &str = "ram.zst";
@@ -189,12 +193,15 @@ impl Runner<'_> {
             .map_err(|error| Trouble::Lab(chain(&error)))?;
         let mut files = BTreeMap::new();
         let mut console = Vec::new();
-        let nas = self.nas.as_ref().map(|(vmid, _)| Nas { vmid: *vmid });
+        let nas = self.nas.as_ref().map(|nas| Nas {
+            vmid: nas.vm,
+            boot_id: Some(nas.boot_id.clone()),
+        });
         let mut boot_id = None;
         if let Some(machine) = &mut self.machine {
             let limit = machine.limits().command;
-            if let Some(Nas { vmid }) = nas {
-                qm(machine.agent(), "suspend", vmid, limit).await?;
+            if let Some(nas) = &nas {
+                qm(machine.agent(), "suspend", nas.vmid, limit).await?;
             }
             machine.pause().await?;
             let frozen = machine.freeze_disks(&overlays).await;
@@ -208,8 +215,8 @@ impl Runner<'_> {
             };
             // Whatever became of it, the scenario goes on.
             machine.go_on().await?;
-            if let Some(Nas { vmid }) = nas {
-                qm(machine.agent(), "resume", vmid, limit).await?;
+            if let Some(nas) = &nas {
+                qm(machine.agent(), "resume", nas.vmid, limit).await?;
             }
             frozen?;
             console = machine.console().tail();
@@ -314,12 +321,17 @@ impl Runner<'_> {
         machine.adopt(boot_id);
         machine.go_on().await?;
         let pve = machine.agent().clone();
-        if let Some(Nas { vmid }) = meta.nas {
-            self.nas = Some((vmid, Nested::new(pve.clone(), vmid)));
-        }
-        let awake = awake(&machine, meta.nas.map(|nas| nas.vmid)).await;
+        let awake = awake(&machine, meta.nas.as_ref().map(|nas| nas.vmid)).await;
         self.machine = Some(machine);
-        let found = awake?;
+        let (found, nas_boot) = awake?;
+        if let (Some(nas), Some(found)) = (&meta.nas, nas_boot) {
+            self.nas = Some(nas::Running {
+                vm: nas.vmid,
+                guest: Nested::new(pve, nas.vmid),
+                // A guest that was reset before it was frozen is found out later, as it would have been then.
+                boot_id: nas.boot_id.clone().unwrap_or(found),
+            });
+        }
         if found != *boot_id {
             return Err(Trouble::Lab(format!(
                 "the host says that it is in the boot {found}, and was frozen in {boot_id}"
@@ -357,9 +369,9 @@ impl Runner<'_> {
     }
 }
 
-/// Sets the clocks of guests that slept, resumes L2, and gives the host's boot id. One command, for each
-/// is a process start under emulation.
-async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<String, MachineError> {
+/// Sets the clocks of guests that slept, resumes L2, and gives the boot ids of the host and of L2. One command,
+/// for each is a process start under emulation.
+async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<(String, Option<String>), Trouble> {
     let now = jiff::Timestamp::now();
     let set = format!(
         "date -u -s @{}.{:03} >/dev/null",
@@ -371,14 +383,26 @@ async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<String, MachineEr
         let patience = machine.agent().qm_patience();
         script.push_str(&format!(
             "export {patience}\n\
-             qm resume {vmid} && qm guest exec {vmid} -- sh -c '{set}' >/dev/null || exit\n"
+             qm resume {vmid} && qm guest exec {vmid} -- sh -c '{set} && {BOOT_ID}' || exit\n"
         ));
     }
-    script.push_str("cat /proc/sys/kernel/random/boot_id");
+    script.push_str(BOOT_ID);
     let limit = machine.limits().command;
     let run = machine.agent().run(Exec::shell(&script, limit));
     let output = machine.watched("the guests to go on", limit, run).await?;
-    Ok(output.stdout_text().trim().to_owned())
+    let said = output.stdout_text();
+    let Some((report, host)) = said.trim().rsplit_once('\n').filter(|_| nas.is_some()) else {
+        return Ok((said.trim().to_owned(), None));
+    };
+    match guest::reported(report) {
+        Ok(Some(inner)) if inner.success() => {
+            Ok((host.to_owned(), Some(inner.stdout_text().trim().to_owned())))
+        }
+        _ => Err(Trouble::Lab(format!(
+            "the NAS does not say in which boot it is: {}",
+            report.trim()
+        ))),
+    }
 }
 
 async fn qm(pve: &Agent, verb: &str, vmid: Vmid, limit: Duration) -> Result<(), MachineError> {

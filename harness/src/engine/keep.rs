@@ -1,10 +1,12 @@
 //! What is kept of a run as evidence, in its folder.
 
 use super::act::last_lines;
-use super::failure::{StepError, chain};
+use super::failure::{Failure, StepError, chain};
 use super::run::Runner;
 use super::{nas, silence};
+use crate::guest::{Exec, Guest};
 use crate::machine::{Machine, MachineError};
+use crate::scenario::FailureKind;
 
 impl Runner<'_> {
     /// Keeps a file of evidence.
@@ -40,6 +42,31 @@ impl Runner<'_> {
                 .map(str::to_owned)
                 .collect(),
         )
+    }
+
+    /// The failure of a NAS that was reset since it came up. None also when it does not say in which boot it is.
+    pub(super) async fn reset_of_nas(&self) -> Option<Failure> {
+        let (machine, nas) = self.answering().zip(self.nas.as_ref())?;
+        let limit = self.session.ground.deadlines().agent_answer;
+        let ask = nas.guest.run(Exec::boot_id(limit));
+        let answer = machine.watched("the boot of the NAS", limit, ask).await;
+        let now = answer.ok()?.stdout_text().trim().to_owned();
+        (now != nas.boot_id).then(Failure::reset_of_nas)
+    }
+
+    /// A NAS that did not do what it was asked for because it was reset is named so.
+    pub(super) async fn name_reset(&self, failure: &mut Failure) {
+        let lost = matches!(
+            failure.kind,
+            FailureKind::Crash | FailureKind::Timeout | FailureKind::Command
+        );
+        if lost
+            && !failure.is_reset_of_nas()
+            && let Some(reset) = self.reset_of_nas().await
+        {
+            failure.message = format!("{}: {}", reset.message, failure.message);
+            failure.kind = reset.kind;
+        }
     }
 
     /// Evidence of what a NAS does that answers no more.

@@ -48,6 +48,9 @@ impl Runner<'_> {
                     _ => Vec::new(),
                 };
                 self.expect(&scenario.expect, source, also).await?;
+                if let (Source::Live(_), Some(reset)) = (source, self.reset_of_nas().await) {
+                    return Err(reset.into());
+                }
                 // The last state is always reached, by a checkpoint if not by steps.
                 if let Source::Live(key) = source {
                     self.check_findings(key).await?;

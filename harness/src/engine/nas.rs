@@ -51,12 +51,21 @@ pub(super) fn config_path(vm: Vmid) -> String {
     format!("/etc/pve/qemu-server/{vm}.conf")
 }
 
+/// A VM whose guest is up.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) vm: Vmid,
+    pub(super) guest: Nested,
+    /// The guest's boot. With another one it was reset meanwhile.
+    pub(super) boot_id: String,
+}
+
 /// Starts the VM and waits until its guest agent answers and its boot is over. Gives what `qm` complained of.
 pub(super) async fn start(
     machine: &Machine,
     vm: Vmid,
     deadlines: Deadlines,
-) -> Result<(Nested, String), StepError> {
+) -> Result<(Running, String), StepError> {
     let pve = machine.agent();
     // What an earlier start has left on the console is no sign of this one.
     let before = console(pve).await.map_or(0, |shown| shown.len());
@@ -80,9 +89,9 @@ pub(super) async fn up(
     vm: Vmid,
     before: usize,
     deadlines: Deadlines,
-) -> Result<Nested, StepError> {
+) -> Result<Running, StepError> {
     let pve = machine.agent();
-    let nas = Nested::new(pve.clone(), vm);
+    let guest = Nested::new(pve.clone(), vm);
     let up = format!("VM {vm} to come up");
     let result = machine
         .watched(
@@ -94,9 +103,10 @@ pub(super) async fn up(
     if let Some(failure) = result {
         return Err(failure.into());
     }
-    let settled = nas.run(Exec::settled(deadlines.nas_start));
-    machine.watched(&up, deadlines.nas_start, settled).await?;
-    Ok(nas)
+    let settled = guest.run(Exec::settled(deadlines.nas_start));
+    let output = machine.watched(&up, deadlines.nas_start, settled).await?;
+    let boot_id = output.stdout_text().trim().to_owned();
+    Ok(Running { vm, guest, boot_id })
 }
 
 /// Asks the VM's agent until it answers. The console is looked at between two attempts, so that a

@@ -9,17 +9,17 @@ use super::failure::{Failure, StepError, chain};
 use super::findings::Memory;
 use super::freeze::EarlierFacts;
 use super::look::Source;
+use super::nas;
 use super::observe::Observed;
 use super::session::Session;
 use crate::checkpoint::{Checkpoint, LayerRef};
 use crate::event::{EventKind, Verdict};
 use crate::evidence::ScenarioFolder;
-use crate::guest::Nested;
 use crate::lab::Lab;
 use crate::machine::{Disks, Machine};
 use crate::plan::{Key, NodeId, Plan, Route, RouteLeg};
 use crate::probe::{Facts, Probe};
-use crate::scenario::{Action, FailureKind, Scenario, Vmid};
+use crate::scenario::{Action, FailureKind, Scenario};
 
 /// A scenario under way.
 pub(super) struct Runner<'a> {
@@ -37,7 +37,7 @@ pub(super) struct Runner<'a> {
     /// Layers that are in the store, by where this run has them.
     pub(super) stored: BTreeMap<PathBuf, LayerRef>,
     pub(super) machine: Option<Machine>,
-    pub(super) nas: Option<(Vmid, Nested)>,
+    pub(super) nas: Option<nas::Running>,
     /// Outputs that steps saved.
     pub(super) saved: BTreeMap<String, String>,
     /// What has been read since the last step that changed something.
@@ -223,7 +223,9 @@ impl<'a> Runner<'a> {
                 if matches!(failure.kind, FailureKind::Crash | FailureKind::Timeout) {
                     self.keep_nas_processor().await;
                 }
-                failure.name_panic();
+                if !failure.name_panic() {
+                    self.name_reset(&mut failure).await;
+                }
                 Err(StepError::Failed(failure))
             }
             Err(other) => Err(other),

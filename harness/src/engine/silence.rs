@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use crate::guest::{Agent, Exec, Guest};
 use crate::scenario::Vmid;
 
-/// What a VM's processor does, twice with a second between, so that one sees whether it moves: QEMU's `info
-/// registers` and `info lapic`, what KVM counted, and what QEMU's threads wait for. Empty when nothing is said.
+/// What a VM's processor does, twice, so that one sees whether it moves: QEMU's `info registers` and `info lapic`, what
+/// KVM counted, how its threads were scheduled, the host's interrupts; and in between, for a moment, why KVM leaves the
+/// guest and what it injects. Empty when nothing is said.
 pub(super) async fn processor(pve: &Agent, vm: Vmid, limit: Duration) -> String {
     let monitor = |command| {
         json!({
@@ -23,14 +24,19 @@ pub(super) async fn processor(pve: &Agent, vm: Vmid, limit: Duration) -> String 
     ];
     let ask = ask.map(|one| one.to_string()).join("\n");
     let script = format!(
-        "for look in 1 2; do\n\
+        "mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug\n\
+         trace=/sys/kernel/debug/tracing\n\
+         for look in 1 2; do\n\
          printf '%s\\n' \"$1\" | socat -t 1 - UNIX-CONNECT:/var/run/qemu-server/{vm}.qmp\n\
-         grep -s . /sys/kernel/debug/kvm/*/vcpu*/*\n\
+         grep -s . /sys/kernel/debug/kvm/*-*/vcpu*/*\n\
          for task in /proc/$(cat /var/run/qemu-server/{vm}.pid)/task/*; do\n\
          echo $(cat $task/comm $task/wchan $task/stat $task/schedstat)\n\
          done\n\
          cat /proc/interrupts\n\
-         done"
+         echo $((2 - look)) >$trace/events/kvm/enable\n\
+         sleep 0.1\n\
+         done\n\
+         tail -n 200 $trace/trace"
     );
     let words = ["-c".to_owned(), script, "sh".to_owned(), ask];
     let looks = pve.exec(Exec::new("/bin/sh", words, limit)).await;

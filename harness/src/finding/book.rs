@@ -86,7 +86,7 @@ pub struct RunContext {
     pub earlier_devices: Vec<PciIdentity>,
 }
 
-/// Something that happened to the host and that nobody had asked for.
+/// Something that happened to the host or its guest and that nobody had asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "incident", rename_all = "kebab-case")]
 pub enum Incident {
@@ -110,6 +110,8 @@ pub enum Incident {
         /// What QEMU did about it, such as `pause`.
         action: String,
     },
+    /// The NAS guest was reset, or its kernel was.
+    NasReset,
 }
 
 /// Makes [`FactSet`] and what goes with it: a field for each probe.

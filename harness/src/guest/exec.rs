@@ -39,12 +39,19 @@ impl Exec {
 
     /// Waits, inside a guest, until its boot is over and every device that was found has been handed to
     /// its driver. An agent answers long before that, and what is read then changes under the reader.
-    /// A unit that failed leaves the boot `degraded` and over, so the exit code is 0 all the same.
+    /// A unit that failed leaves the boot `degraded` and over, so the exit code is 0 all the same. Prints the
+    /// kernel's boot id, another one after every boot.
     pub fn settled(limit: Duration) -> Self {
         Exec::shell(
-            "systemctl is-system-running --wait >/dev/null; udevadm settle",
+            "systemctl is-system-running --wait >/dev/null\n\
+             udevadm settle && cat /proc/sys/kernel/random/boot_id",
             limit,
         )
+    }
+
+    /// Prints the kernel's boot id.
+    pub fn boot_id(limit: Duration) -> Self {
+        Exec::new("cat", ["/proc/sys/kernel/random/boot_id"], limit)
     }
 
     /// The command as a person would type it.

@@ -13,6 +13,7 @@ pub use agent::Agent;
 pub use exec::{Exec, Exit, Guest, GuestError, Output};
 pub use local::Local;
 pub use nested::Nested;
+pub(crate) use nested::reported;
 pub use rehearsal::Rehearsal;
 pub(crate) use ssh::quoted;
 pub use ssh::{Ssh, SshError};

@@ -69,7 +69,7 @@ impl Guest for Nested {
         if !output.success() {
             return Err(qm_failure(request, &output));
         }
-        match parse(&output.stdout_text()) {
+        match reported(&output.stdout_text()) {
             Ok(Some(output)) => Ok(output),
             Ok(None) => Err(GuestError::Timeout {
                 guest: NAME,
@@ -183,7 +183,7 @@ fn bytes(text: &str) -> Vec<u8> {
 }
 
 /// Reads what `qm guest exec` printed; `None` when the command had not ended in time.
-fn parse(text: &str) -> Result<Option<Output>, String> {
+pub(crate) fn reported(text: &str) -> Result<Option<Output>, String> {
     let report: Report = serde_json::from_str(text)
         .map_err(|error| format!("qm printed what is not its JSON ({error}): {}", text.trim()))?;
     if !is_true(&report.exited) {

@@ -402,8 +402,9 @@ impl Machine {
                 std::future::pending::<()>().await;
             }
             self.agent.wait_ready(self.deadlines.boot).await?;
-            self.agent.run(Exec::settled(self.deadlines.boot)).await?;
-            self.agent.boot_id().await
+            let settled = Exec::settled(self.deadlines.boot);
+            let output = self.agent.run(settled).await?;
+            Ok::<_, MachineError>(output.stdout_text().trim().to_owned())
         })
         .await
     }

@@ -1,6 +1,6 @@
 //! How disks, pools and kernels are while they run.
 
-use super::references::{KERNEL_PANIC, SMART, ZFS_FAILURES};
+use super::references::{KERNEL_PANIC, SMART, TRIPLE_FAULT, ZFS_FAILURES};
 use crate::finding::book::Incident;
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::View;
@@ -67,6 +67,16 @@ pub(super) const RULES: &[Rule] = &[
         explanation: "The guest is gone, not the host. What it had acknowledged is on the disks.",
         reference: KERNEL_PANIC,
         derive: guest_panicked,
+    },
+    Rule {
+        id: "guest-reset",
+        severity: Severity::Error,
+        summary: "the NAS guest was reset while it ran",
+        explanation: "Nobody had asked for it and its console shows no panic: a processor that cannot even report a fault \
+            (a triple fault) and a watchdog both end so. What the guest had acknowledged is on the disks; what it only held \
+            in memory is lost, and its pools have to be imported again.",
+        reference: TRIPLE_FAULT,
+        derive: guest_reset,
     },
     Rule {
         id: "host-panicked",
@@ -241,6 +251,18 @@ fn guest_panicked(view: &View<'_>) -> Option<Draft> {
         Draft::new("the kernel of the NAS guest panicked")
             .proof("run", format!("console of the NAS: {}", line.trim()))
             .fix("qm reset 100"),
+    )
+}
+
+fn guest_reset(view: &View<'_>) -> Option<Draft> {
+    let run = view.run()?;
+    let reset = |incident: &Incident| matches!(incident, Incident::NasReset);
+    run.incidents.iter().find(|one| reset(one))?;
+    Some(
+        Draft::new("the NAS guest was reset while it ran")
+            .proof("run", "its kernel has another boot id than when it came up")
+            .fix("qm guest exec 100 -- zpool status")
+            .fix("qm guest exec 100 -- zpool import -a"),
     )
 }
 

@@ -62,6 +62,10 @@ pub(super) const KERNEL_PANIC: Reference = reference(
     "Linux, Bug hunting",
     "https://docs.kernel.org/admin-guide/bug-hunting.html",
 );
+pub(super) const TRIPLE_FAULT: Reference = reference(
+    "Linux, KVM API (KVM_EXIT_SHUTDOWN)",
+    "https://docs.kernel.org/virt/kvm/api.html",
+);
 pub(super) const GRUB_CONFIGURATION: Reference = reference(
     "GNU GRUB Manual, Simple configuration handling",
     "https://www.gnu.org/software/grub/manual/grub/html_node/Simple-configuration.html",

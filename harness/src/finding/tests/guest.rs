@@ -257,6 +257,9 @@ pub(super) fn cases() -> Vec<Case> {
             let line = "[   93.1] Kernel panic - not syncing: sysrq triggered crash";
             run(book).nas_console.push(line.to_owned());
         }),
+        error("guest-reset", |book| {
+            run(book).incidents.push(Incident::NasReset);
+        }),
         error("host-panicked", |book| {
             run(book).incidents.push(Incident::Panicked {
                 action: "pause".to_owned(),
@@ -435,6 +438,11 @@ fn health() {
     });
     silent("guest-panicked", |book| {
         run(book).nas_console.push("panic=10".to_owned())
+    });
+    silent("guest-reset", |book| {
+        run(book).incidents.push(Incident::Reset {
+            reason: "guest-reset".to_owned(),
+        });
     });
     silent("host-panicked", |book| {
         let line = "Kernel panic - not syncing: VFS: Unable to mount root fs";
