@@ -8,6 +8,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use crate::cache::Cache;
 use crate::cancel::Cancel;
+use crate::correction::Outcome;
 use crate::disk::{self, DISK, DiskSources};
 use crate::error::{Error, Result};
 use crate::event::{Artifact, BuildEvent, HostImage, ImageName, Observer};
@@ -248,14 +249,31 @@ impl<'a> Build<'a> {
                 &|| recipe_of(Artifact::Toolbox)?.tree_key(),
                 |site| {
                     let archive = site.work.join(TREE);
-                    let facts = self.mmdebstrap(&recipe, &archive, site, false)?;
+                    let mut facts = self.mmdebstrap(&recipe, &archive, site, false)?;
                     fs::remove_dir(site.content).map_err(Error::io("remove", site.content))?;
                     merge::unpack(&archive, &recipe.tree.leave_out, site.content)?;
+                    facts.corrections = self.correct(&recipe, site.content)?;
                     Ok(facts)
                 },
             )?;
             Ok(Toolbox::new(built.dir, built.manifest))
         })
+    }
+
+    /// Makes the recipe's corrections below `root`; what could not be corrected is said.
+    fn correct(&self, recipe: &Recipe, root: &Path) -> Result<BTreeMap<String, String>> {
+        let mut made = BTreeMap::new();
+        for correction in &recipe.tree.corrections {
+            match correction.apply(root)? {
+                Outcome::Made(how) => {
+                    made.insert(correction.to_string(), how);
+                }
+                Outcome::Left(reason) => self.workshop.observer.event(BuildEvent::Note(format!(
+                    "left as it came, without the correction {correction}: {reason}"
+                ))),
+            }
+        }
+        Ok(made)
     }
 
     fn programs(&self) -> Result<Programs> {
@@ -449,6 +467,7 @@ impl<'a> Build<'a> {
                 kernel: tree.manifest.kernel,
                 sources: made_of,
                 packages: tree.manifest.packages,
+                ..Facts::default()
             })
         })?;
         Ok(DiskImage {

@@ -7,6 +7,7 @@
 mod build;
 mod cache;
 mod cancel;
+mod correction;
 mod digest;
 mod disk;
 mod error;

@@ -42,6 +42,9 @@ pub struct Manifest {
     /// Every Debian package in it, with its version.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub packages: BTreeMap<String, String>,
+    /// What was corrected in its programs, by the correction's name; absent where a program was left as it came.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub corrections: BTreeMap<String, String>,
     /// Sizes and times of its files, to notice damage without reading them.
     pub stamp: String,
 }
@@ -52,6 +55,7 @@ pub(crate) struct Facts {
     pub(crate) kernel: Option<String>,
     pub(crate) sources: BTreeMap<String, String>,
     pub(crate) packages: BTreeMap<String, String>,
+    pub(crate) corrections: BTreeMap<String, String>,
 }
 
 impl Manifest {
@@ -85,6 +89,7 @@ impl Manifest {
             kernel: facts.kernel,
             sources: facts.sources,
             packages: facts.packages,
+            corrections: facts.corrections,
             stamp: folder_stamp(dir)?,
         };
         manifest.write(dir)?;

@@ -13,6 +13,7 @@ use toml::{Table, Value};
 use walkdir::WalkDir;
 
 use crate::Artifact;
+use crate::correction::Correction;
 use crate::digest::KeyHasher;
 use crate::disk::GRUB_MODULES;
 use crate::error::{Error, Result};
@@ -76,6 +77,9 @@ pub(crate) struct TreeRecipe {
     pub(crate) leave_out: Vec<String>,
     /// The one file of the tree that is kept, in place of the tree.
     pub(crate) keep: Option<PathBuf>,
+    /// What is corrected in the programs of a tree which is unpacked here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) corrections: Vec<Correction>,
 }
 
 /// How far mmdebstrap goes.
