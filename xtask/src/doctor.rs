@@ -32,11 +32,15 @@ pub fn run(command: DoctorCommand) -> anyhow::Result<Exit> {
     for image in ImageName::ALL {
         let state = match images::status(&cache, image)? {
             State::Ready(manifest) => {
-                format!(
+                let mut text = format!(
                     "ready, {}, built {}",
                     HumanBytes(manifest.bytes),
                     manifest.built_at.strftime("%F %R")
-                )
+                );
+                for correction in manifest.corrections.keys() {
+                    text += &format!(", corrected: {correction}");
+                }
+                text
             }
             State::Missing(reason) => format!("will be built ({reason})"),
         };
