@@ -33,10 +33,14 @@ pub(super) async fn processor(pve: &Agent, vm: Vmid, limit: Duration) -> String 
          echo $(cat $task/comm $task/wchan $task/stat $task/schedstat)\n\
          done\n\
          cat /proc/interrupts\n\
-         echo $((2 - look)) >$trace/events/kvm/enable\n\
+         test $look = 2 || echo 1 >$trace/events/kvm/enable\n\
          sleep 0.1\n\
          done\n\
-         tail -n 200 $trace/trace"
+         echo 0 >$trace/tracing_on\n\
+         grep -s . /sys/module/kvm_amd/sections/.noinstr.text\n\
+         tail -n 400 $trace/trace\n\
+         echo 0 >$trace/events/kvm/enable\n\
+         echo 1 >$trace/tracing_on"
     );
     let words = ["-c".to_owned(), script, "sh".to_owned(), ask];
     let looks = pve.exec(Exec::new("/bin/sh", words, limit)).await;
