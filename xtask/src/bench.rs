@@ -231,6 +231,7 @@ fn sibling(scenario: &Scenario, number: usize) -> Scenario {
         run.command = format!("echo {number} >/etc/issue");
     }
     other.expect = harness::scenario::Expect::default();
+    other.findings = None;
     other
 }
 
