@@ -9,7 +9,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register,
+};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +69,7 @@ pub(crate) enum Outcome {
 
 const NOP: u8 = 0x90;
 /// The number of the non-maskable interrupt among the exceptions.
-const NMI: u64 = 2;
+const NMI: u32 = 2;
 
 /// Where QEMU's file holds the instruction by which `helper_vmrun` notes the vector of an interrupt that it injects.
 fn vector_note(program: &[u8]) -> Result<Range<usize>, String> {
@@ -118,10 +120,7 @@ fn note_in(code: &[u8], address: u64, deliver: u64) -> Result<Range<usize>, Stri
         .rposition(|one| {
             info.info(one).used_registers().iter().any(|used| {
                 used.register().full_register() == Register::RSI
-                    && !matches!(
-                        used.access(),
-                        iced_x86::OpAccess::Read | iced_x86::OpAccess::CondRead
-                    )
+                    && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead)
             })
         })
         .ok_or("the vector's origin was not found")?;
@@ -144,9 +143,7 @@ fn note_in(code: &[u8], address: u64, deliver: u64) -> Result<Range<usize>, Stri
             && one.memory_displacement64() == note.memory_displacement64()
     };
     let is_nmi = |one: &Instruction| {
-        one.op_count() == 2
-            && one.op1_kind() == OpKind::Immediate32
-            && u64::from(one.immediate32()) == NMI
+        one.op_count() == 2 && one.op1_kind() == OpKind::Immediate32 && one.immediate32() == NMI
     };
     if note.memory_index() != Register::None
         || !instructions
