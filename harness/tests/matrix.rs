@@ -28,10 +28,6 @@ const UNPROVEN: &[(&str, &str)] = &[
         "the parameter is a patch of Proxmox's kernel, which Debian's does not have",
     ),
     (
-        "dma-fault",
-        "QEMU's devices reach only for memory that they were given",
-    ),
-    (
         "boot-entry-not-refreshed",
         "proxmox-boot-tool and its boot partitions are not in the image, which boots by GRUB from its root",
     ),

@@ -209,8 +209,9 @@ impl Runner<'_> {
                     .await?
             }
             GuestName::Nas => {
-                let nas = self.nas()?;
-                machine.watched(&run.command, limit, nas.exec(exec)).await?
+                let work = self.nas()?.exec(exec);
+                let work = nas::unless_it_panics(machine.agent(), &run.command, limit, work);
+                machine.watched(&run.command, limit, work).await?
             }
         };
         if output.exit != Exit::Code(run.exit) {

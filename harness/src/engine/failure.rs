@@ -11,7 +11,7 @@ use crate::scenario::{ExpectedFailure, FailureKind};
 pub(super) const NAS_RESET: &str = "the NAS was reset";
 
 /// What a kernel writes last.
-const PANIC: &str = "Kernel panic - not syncing";
+pub(super) const PANIC: &str = "Kernel panic - not syncing";
 
 /// A step that failed.
 #[derive(Debug, Clone, Serialize)]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Failure;
-use super::failure::StepError;
+use super::failure::{PANIC, StepError};
 use super::silence::{self, Silence};
 use crate::accel::Deadlines;
 use crate::guest::{Agent, Exec, Guest, GuestError, Nested};
@@ -42,6 +42,12 @@ scsihw: virtio-scsi-pci
 tablet: 0
 vga: none
 ";
+
+/// How often the console is looked at while a command runs in the VM: most commands have ended before the first look.
+const CONSOLE_PACE: Pace = Pace {
+    first: Duration::from_secs(3),
+    longest: Duration::from_secs(10),
+};
 
 /// Where the host keeps what the VM writes to its serial console.
 pub(super) const CONSOLE_LOG: &str = "/run/nas-console.log";
@@ -158,6 +164,39 @@ async fn answers(
     .await
 }
 
+/// Work in the VM that is given up when its console shows that its kernel has ended, which its agent cannot tell: `qm`
+/// would go on waiting for it.
+pub(super) async fn unless_it_panics<T>(
+    pve: &Agent,
+    request: &str,
+    limit: Duration,
+    work: impl Future<Output = Result<T, GuestError>>,
+) -> Result<T, GuestError> {
+    let mut begun = false;
+    let panics = poll("the VM's panic", limit, CONSOLE_PACE, async || {
+        if !std::mem::replace(&mut begun, true) {
+            return Ok(None);
+        }
+        let shown = console(pve).await.unwrap_or_default();
+        let shown = String::from_utf8_lossy(&shown);
+        Ok::<_, TimedOut>(panicked(&shown).then_some(()))
+    });
+    tokio::select! {
+        biased;
+        done = work => done,
+        Ok(()) = panics => Err(GuestError::Broken {
+            guest: "nas",
+            request: request.to_owned(),
+            message: "its kernel has panicked".to_owned(),
+        }),
+    }
+}
+
+/// Whether the kernel of the last boot has panicked.
+fn panicked(shown: &str) -> bool {
+    since_last_boot(shown).contains(PANIC)
+}
+
 /// The VM's console so far.
 pub(super) async fn console(pve: &Agent) -> Option<Vec<u8>> {
     pve.read_file(CONSOLE_LOG).await.ok()
@@ -257,5 +296,14 @@ mod tests {
         ] {
             assert_eq!(since_last_boot(shown), expected, "{shown}");
         }
+    }
+
+    #[test]
+    fn a_panic_is_one_of_the_last_boot() {
+        let panic = "[   74.02] Kernel panic - not syncing: sysrq triggered crash\n";
+        let boot = "[    4.76] one\n";
+        assert!(panicked(&format!("{boot}{panic}")));
+        assert!(!panicked(&format!("{boot}{panic}{boot}")));
+        assert!(!panicked(""));
     }
 }

@@ -220,10 +220,11 @@ impl<'a> Runner<'a> {
                     failure.console = machine.console().tail();
                 }
                 failure.nas_console = self.keep_nas_console().await.unwrap_or_default();
-                if matches!(failure.kind, FailureKind::Crash | FailureKind::Timeout) {
-                    self.keep_nas_processor().await;
-                }
+                let lost = matches!(failure.kind, FailureKind::Crash | FailureKind::Timeout);
                 if !failure.name_panic() {
+                    if lost {
+                        self.keep_nas_processor().await;
+                    }
                     self.name_reset(&mut failure).await;
                 }
                 Err(StepError::Failed(failure))
