@@ -18,10 +18,15 @@ use support::{BOOT, Heard, Lab, Running, cache, processes_with, scenarios, turn,
 /// A scenario that no run has seen before its last step, which is long enough for a checkpoint, and that
 /// looks at its end.
 fn new_scenario() -> String {
+    new_scenario_after("true")
+}
+
+/// The same with something else to do first, which may have been done before.
+fn new_scenario_after(first: &str) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let mark = now.unwrap().as_nanos();
     format!(
-        "summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nrun = \"true\"\n\n\
+        "summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nrun = \"{first}\"\n\n\
          [[step]]\nrun = \"echo {mark} >/root/mark; sync; sleep 4\"\n\n\
          [[step]]\nprobe = [\"cmdline\", \"pci\", \"host-disks\"]\nas = \"end\"\n\n\
          [[step]]\nrun = \"test $(cat /root/mark) = {mark}\"\n"
@@ -116,9 +121,9 @@ fn what_was_done_is_not_done_again_and_damage_is_made_good() {
 fn what_the_host_said_stays_known_from_checkpoint_to_checkpoint() {
     // The first is of the host's boot, the second of a step that goes on from it and is silent. A boot alone is not
     // dear enough for a checkpoint on a fast machine.
-    let dear = || new_scenario().replace("run = \"true\"", "run = \"sleep 26\"");
-    drop(Lab::start(&dear()).held());
-    let second = Lab::start(&dear()).held();
+    let dear = "sleep 26";
+    drop(Lab::start(&new_scenario_after(dear)).held());
+    let second = Lab::start(&new_scenario_after(dear)).held();
     assert!(!second.events_of("restored").is_empty());
     let meta = cache().join("checkpoints").join(taken(&second));
     let meta = fs::read_to_string(meta.join("meta.json")).unwrap();

@@ -209,8 +209,7 @@ impl Runner<'_> {
                     .await?
             }
             GuestName::Nas => {
-                let work = self.nas()?.exec(exec);
-                let work = nas::unless_it_panics(machine.agent(), &run.command, limit, work);
+                let work = nas::exec(machine.agent(), self.nas()?, exec);
                 machine.watched(&run.command, limit, work).await?
             }
         };

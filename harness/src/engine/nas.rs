@@ -6,7 +6,7 @@ use super::Failure;
 use super::failure::{PANIC, StepError};
 use super::silence::{self, Silence};
 use crate::accel::Deadlines;
-use crate::guest::{Agent, Exec, Guest, GuestError, Nested};
+use crate::guest::{Agent, Exec, Guest, GuestError, Nested, Output};
 use crate::machine::{Console, Machine, MachineError};
 use crate::poll::{Pace, TimedOut, poll};
 use crate::scenario::{FailureKind, Vmid};
@@ -164,14 +164,10 @@ async fn answers(
     .await
 }
 
-/// Work in the VM that is given up when its console shows that its kernel has ended, which its agent cannot tell: `qm`
-/// would go on waiting for it.
-pub(super) async fn unless_it_panics<T>(
-    pve: &Agent,
-    request: &str,
-    limit: Duration,
-    work: impl Future<Output = Result<T, GuestError>>,
-) -> Result<T, GuestError> {
+/// Runs a command in the VM. It is given up when the console shows that the VM's kernel has ended, which its agent cannot
+/// tell: `qm` would go on waiting for it.
+pub(super) async fn exec(pve: &Agent, guest: &Nested, exec: Exec) -> Result<Output, GuestError> {
+    let (request, limit) = (exec.command_line(), exec.limit);
     let mut begun = false;
     let panics = poll("the VM's panic", limit, CONSOLE_PACE, async || {
         if !std::mem::replace(&mut begun, true) {
@@ -183,10 +179,10 @@ pub(super) async fn unless_it_panics<T>(
     });
     tokio::select! {
         biased;
-        done = work => done,
+        done = guest.exec(exec) => done,
         Ok(()) = panics => Err(GuestError::Broken {
-            guest: "nas",
-            request: request.to_owned(),
+            guest: guest.name(),
+            request,
             message: "its kernel has panicked".to_owned(),
         }),
     }

@@ -220,9 +220,8 @@ impl<'a> Runner<'a> {
                     failure.console = machine.console().tail();
                 }
                 failure.nas_console = self.keep_nas_console().await.unwrap_or_default();
-                let lost = matches!(failure.kind, FailureKind::Crash | FailureKind::Timeout);
                 if !failure.name_panic() {
-                    if lost {
+                    if matches!(failure.kind, FailureKind::Crash | FailureKind::Timeout) {
                         self.keep_nas_processor().await;
                     }
                     self.name_reset(&mut failure).await;
