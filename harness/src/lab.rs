@@ -25,6 +25,9 @@ pub struct Lab {
     /// Intel's and AMD's can.
     #[serde(default = "yes")]
     pub interrupt_remapping: bool,
+    /// The host's firmware.
+    #[serde(default)]
+    pub firmware: Firmware,
     /// The system that the host runs.
     #[serde(default)]
     pub host: HostSystem,
@@ -73,6 +76,31 @@ pub enum Iommu {
     Virtio,
     /// No IOMMU: VT-d is off in the firmware, or the board has none.
     None,
+}
+
+/// What starts a host's boot loader.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    strum::Display,
+)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum Firmware {
+    /// BIOS (in a lab SeaBIOS), or UEFI in its compatibility mode. It starts GRUB from the disk's first sectors.
+    #[default]
+    Bios,
+    /// UEFI (in a lab OVMF). It starts what is on the disk's EFI system partition, which a host's image has and
+    /// which is empty until `proxmox-boot-tool` fills it.
+    Uefi,
 }
 
 /// The system that a lab's host runs.

@@ -28,10 +28,6 @@ const UNPROVEN: &[(&str, &str)] = &[
         "the parameter is a patch of Proxmox's kernel, which Debian's does not have",
     ),
     (
-        "boot-entry-not-refreshed",
-        "proxmox-boot-tool and its boot partitions are not in the image, which boots by GRUB from its root",
-    ),
-    (
         "disk-has-defects",
         "the attributes of QEMU's disks are constants",
     ),

@@ -2,7 +2,8 @@
 //! running anything of the tree.
 //!
 //! Sector 0 is GRUB's boot.img and the partition table, sectors 1 and up its core image, and from sector 2048 one ext4
-//! file system. That is what `grub-install` leaves on a real host, so `update-grub` inside works as it does there.
+//! file system. That is what `grub-install` leaves on a real host, so `update-grub` inside works as it does there. Where
+//! the recipe wants one, the end of the disk is an EFI system partition, empty.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -128,7 +129,8 @@ pub(crate) fn build(
     let bytes = disk.size_mib << 20;
     let file = File::create(&path).map_err(Error::io("write", &path))?;
     file.set_len(bytes).map_err(Error::io("write", &path))?;
-    let kibibytes = (bytes - FIRST_SECTOR * SECTOR) / 1024;
+    let layout = Layout::new(disk.size_mib, disk.esp_mib).map_err(unusable)?;
+    let kibibytes = u64::from(layout.root_sectors) * SECTOR / 1024;
     job(toolbox, "mke2fs", "usr/sbin/mke2fs")
         .args(["-q", "-F", "-t", "ext4", "-m", "1", "-L", "root", "-U", &disk.uuid, "-d"])
         .arg(&archive)
@@ -146,7 +148,7 @@ pub(crate) fn build(
 
     let read = |path: &Path| fs::read(path).map_err(Error::io("read", path));
     let boot =
-        boot_sectors(&read(&grub.join("boot.img"))?, &read(&core)?, bytes).map_err(unusable)?;
+        boot_sectors(&read(&grub.join("boot.img"))?, &read(&core)?, layout).map_err(unusable)?;
     file.write_all_at(&boot, 0)
         .map_err(Error::io("write", &path))?;
     file.set_permissions(fs::Permissions::from_mode(0o444))
@@ -159,8 +161,42 @@ fn job(toolbox: &Toolbox, what: &str, program: &str) -> Job {
     Job::new(what, &argv[0]).args(&argv[1..])
 }
 
-/// Everything before the partition.
-fn boot_sectors(boot: &[u8], core: &[u8], disk_bytes: u64) -> Result<Vec<u8>, String> {
+/// The disk's partitions: the root file system from [`FIRST_SECTOR`], and after it the EFI system partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    root_sectors: u32,
+    esp_sectors: u32,
+}
+
+impl Layout {
+    fn new(size_mib: u64, esp_mib: Option<u64>) -> Result<Self, String> {
+        const SECTORS_PER_MIB: u64 = (1 << 20) / SECTOR;
+        let too_large = |_| "the disk is too large for its partition table".to_owned();
+        let esp = esp_mib.unwrap_or(0) * SECTORS_PER_MIB;
+        let root = (size_mib * SECTORS_PER_MIB)
+            .checked_sub(FIRST_SECTOR + esp)
+            .filter(|sectors| *sectors > 0)
+            .ok_or("its EFI system partition leaves no room for the root file system")?;
+        Ok(Layout {
+            root_sectors: root.try_into().map_err(too_large)?,
+            esp_sectors: esp.try_into().map_err(too_large)?,
+        })
+    }
+}
+
+/// An entry of the partition table, addressed by sectors alone.
+fn partition(active: bool, kind: u8, first: u32, sectors: u32) -> Vec<u8> {
+    let status = if active { 0x80 } else { 0 };
+    let mut entry = vec![status, 0xfe, 0xff, 0xff, kind, 0xfe, 0xff, 0xff];
+    entry.extend(first.to_le_bytes());
+    entry.extend(sectors.to_le_bytes());
+    entry
+}
+
+/// Everything before the partitions.
+fn boot_sectors(boot: &[u8], core: &[u8], layout: Layout) -> Result<Vec<u8>, String> {
+    const LINUX: u8 = 0x83;
+    const EFI_SYSTEM: u8 = 0xef;
     let room = ((FIRST_SECTOR - 1) * SECTOR) as usize;
     if core.len() > room {
         return Err(format!(
@@ -174,13 +210,14 @@ fn boot_sectors(boot: &[u8], core: &[u8], disk_bytes: u64) -> Result<Vec<u8>, St
             boot.len()
         ));
     }
-    let sectors = u32::try_from(disk_bytes / SECTOR - FIRST_SECTOR)
-        .map_err(|_| "the disk is too large for its partition table".to_owned())?;
     let mut bytes = boot[..CODE_BYTES].to_vec();
     bytes.extend(*b"LAB\0\0\0"); // The disk's signature and two bytes of padding.
-    bytes.extend([0x80, 0xfe, 0xff, 0xff, 0x83, 0xfe, 0xff, 0xff]); // Bootable, Linux, addressed by LBA alone.
-    bytes.extend((FIRST_SECTOR as u32).to_le_bytes());
-    bytes.extend(sectors.to_le_bytes());
+    let first = FIRST_SECTOR as u32;
+    bytes.extend(partition(true, LINUX, first, layout.root_sectors));
+    if layout.esp_sectors > 0 {
+        let after = first + layout.root_sectors;
+        bytes.extend(partition(false, EFI_SYSTEM, after, layout.esp_sectors));
+    }
     bytes.resize(SECTOR as usize - 2, 0);
     bytes.extend([0x55, 0xaa]);
     bytes.extend(core);
@@ -192,37 +229,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_boot_sector_is_grub_and_one_partition() {
+    fn the_boot_sector_is_grub_and_the_partitions() {
         let boot = vec![0xeb; 512];
-        let bytes = boot_sectors(&boot, b"core", 64 << 20).unwrap();
-        assert_eq!(bytes[..440], [0xeb; 440]);
-        assert_eq!(&bytes[440..444], b"LAB\0");
-        assert_eq!(bytes[446], 0x80);
-        assert_eq!(bytes[450], 0x83);
-        assert_eq!(bytes[454..458], 2048_u32.to_le_bytes());
-        assert_eq!(bytes[458..462], (64_u32 * 2048 - 2048).to_le_bytes());
-        assert_eq!(bytes[462..510], [0; 48]);
-        assert_eq!(bytes[510..512], [0x55, 0xaa]);
-        assert_eq!(&bytes[512..], b"core");
+        let bytes = |esp| boot_sectors(&boot, b"core", Layout::new(64, esp).unwrap()).unwrap();
+        let alone = bytes(None);
+        assert_eq!(alone[..440], [0xeb; 440]);
+        assert_eq!(&alone[440..444], b"LAB\0");
+        assert_eq!(alone[446], 0x80);
+        assert_eq!(alone[450], 0x83);
+        assert_eq!(alone[454..458], 2048_u32.to_le_bytes());
+        assert_eq!(alone[458..462], (64_u32 * 2048 - 2048).to_le_bytes());
+        assert_eq!(alone[462..510], [0; 48]);
+        assert_eq!(alone[510..512], [0x55, 0xaa]);
+        assert_eq!(&alone[512..], b"core");
+
+        let both = bytes(Some(16));
+        assert_eq!(both[458..462], (48_u32 * 2048 - 2048).to_le_bytes());
+        assert_eq!((both[462], both[466]), (0, 0xef));
+        assert_eq!(both[470..474], (48_u32 * 2048).to_le_bytes());
+        assert_eq!(both[474..478], (16_u32 * 2048).to_le_bytes());
+        assert_eq!(both[478..510], [0; 32]);
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         let boot = [0; 512];
-        assert!(
-            boot_sectors(&boot, &vec![0; 2047 * 512 + 1], 64 << 20)
-                .unwrap_err()
-                .contains("room")
-        );
-        assert!(
-            boot_sectors(&boot[..440], b"", 64 << 20)
-                .unwrap_err()
-                .contains("boot.img")
-        );
-        assert!(
-            boot_sectors(&boot, b"", 4 << 40)
-                .unwrap_err()
-                .contains("too large")
-        );
+        let refused = |boot: &[u8], core: &[u8]| {
+            boot_sectors(boot, core, Layout::new(64, None).unwrap()).unwrap_err()
+        };
+        assert!(refused(&boot, &vec![0; 2047 * 512 + 1]).contains("room"));
+        assert!(refused(&boot[..440], b"").contains("boot.img"));
+        let layout = |size, esp| Layout::new(size, esp).unwrap_err();
+        assert!(layout(4 << 20, None).contains("too large"));
+        assert!(layout(64, Some(63)).contains("no room"));
     }
 }

@@ -98,6 +98,8 @@ pub(crate) enum Variant {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct DiskRecipe {
     pub(crate) size_mib: u64,
+    /// The size of an EFI system partition after the root file system; what is on it is whoever boots by UEFI's business.
+    pub(crate) esp_mib: Option<u64>,
     /// The root file system's UUID.
     pub(crate) uuid: String,
     /// A folder laid over the tree.

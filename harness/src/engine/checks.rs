@@ -32,6 +32,7 @@ pub(super) fn needs(expect: &Expect) -> BTreeSet<Probe> {
                 probes.insert(probe);
             }
         };
+        need(pve.firmware.is_some(), Probe::Platform);
         need(pve.cmdline.is_some(), Probe::Cmdline);
         need(
             pve.iommu.is_some() || pve.iommu_group.is_some(),
@@ -117,6 +118,11 @@ fn judge_pve(
     loop_output: Option<&str>,
     held: &mut Vec<Held>,
 ) -> Result<(), Box<Failure>> {
+    if let Some(firmware) = pve.firmware {
+        let seen = facts!(facts, Platform).firmware;
+        let (good, seen) = (seen == firmware, seen.to_string());
+        held.push(check("pve.firmware", good, firmware.to_string(), seen)?);
+    }
     if let Some(words) = &pve.cmdline {
         let seen = facts!(facts, Cmdline);
         let absent: Vec<&String> = words.iter().filter(|word| !seen.has(word)).collect();

@@ -2,7 +2,7 @@
 //! in a group.
 
 use super::book::{FactBook, FactSet, RunContext};
-use crate::lab::PciAddress;
+use crate::lab::{Firmware, PciAddress};
 use crate::probe::iommu::IommuGroup;
 use crate::probe::pci::PciDevice;
 use crate::probe::vm_configs::{self, VmConfigFile};
@@ -148,7 +148,7 @@ impl<'a> View<'a> {
             Some(name) if name.contains("GRUB") => {
                 Some((Loader::Grub, "platform", format!("LoaderInfo: {name}")))
             }
-            _ if platform.firmware == crate::probe::platform::Firmware::Bios => {
+            _ if platform.firmware == Firmware::Bios => {
                 Some((Loader::Grub, "platform", "firmware: bios".to_owned()))
             }
             _ => None,

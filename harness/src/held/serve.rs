@@ -139,6 +139,14 @@ impl House {
     async fn take_door(&self) -> Option<Taken> {
         let mut uses = self.uses.subscribe();
         loop {
+            // Marked as seen before the try: a door that is left during it is news to the wait below.
+            let full = uses
+                .borrow_and_update()
+                .iter()
+                .all(|one| *one == Use::Taken);
+            if full {
+                return None;
+            }
             let mut taken = None;
             self.uses.send_if_modified(|uses| {
                 taken = uses.iter().position(|one| *one == Use::Free);
@@ -150,13 +158,6 @@ impl House {
             if let Some(number) = taken {
                 let uses = self.uses.clone();
                 return Some(Taken { number, uses });
-            }
-            if uses
-                .borrow_and_update()
-                .iter()
-                .all(|one| *one == Use::Taken)
-            {
-                return None;
             }
             // The sender is this house's own.
             let _ = uses.changed().await;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::disks::DiskChain;
 use super::doors::{self, DOORS};
 use crate::accel::Accelerator;
-use crate::lab::{ControllerModel, Interface, Lab, PciAddress, Pluggable};
+use crate::lab::{ControllerModel, Firmware, Interface, Lab, PciAddress, Pluggable};
 
 /// Where and how a machine runs: nothing in here changes what a guest sees of its hardware but
 /// the accelerator and its CPU model.
@@ -176,6 +176,10 @@ pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
             args.pair("-machine", "q35");
             args.pair("-accel", "tcg,thread=multi");
         }
+    }
+    if lab.firmware == Firmware::Uefi {
+        // One file, whose variables are in memory: no boot of a lab depends on one that an earlier boot set.
+        args.pair("-bios", "OVMF.fd");
     }
     args.pair("-cpu", &place.cpu);
     args.pair("-smp", lab.cpus.to_string());

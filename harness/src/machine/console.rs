@@ -22,7 +22,7 @@ const FATAL: [&str; 6] = [
 ];
 
 /// The same without a line's end: whoever shows it waits for a person.
-const PROMPTS: [&str; 3] = ["(initramfs)", "grub rescue>", "grub>"];
+const PROMPTS: [&str; 4] = ["(initramfs)", "grub rescue>", "grub>", "Shell>"];
 
 /// A console that is being read.
 #[derive(Debug, Clone)]

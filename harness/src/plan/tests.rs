@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use super::*;
 use crate::accel::Accelerator;
-use crate::lab::{Controller, ControllerModel, Disk, Drive, HostSystem, Iommu, Lab, Slot, Wwn};
+use crate::lab::{
+    Controller, ControllerModel, Disk, Drive, Firmware, HostSystem, Iommu, Lab, Slot, Wwn,
+};
 use crate::probe::Probe;
 use crate::scenario::{Action, Expect, ExpectPve, GuestName, Rewire, Run, Scenario, Step};
 
@@ -20,6 +22,7 @@ fn lab(iommu: Iommu) -> Lab {
         summary: "A machine".to_owned(),
         iommu,
         interrupt_remapping: true,
+        firmware: Firmware::Bios,
         host: HostSystem::default(),
         cards: Vec::new(),
         cpus: 2,
@@ -230,9 +233,10 @@ fn everything_that_can_change_a_state_changes_its_key() {
         assert!(seen.insert(end(&base, setting)), "{setting:?}");
     }
 
-    let labs: [fn(&mut Lab); 6] = [
+    let labs: [fn(&mut Lab); 7] = [
         |lab| lab.iommu = Iommu::None,
         |lab| lab.interrupt_remapping = false,
+        |lab| lab.firmware = Firmware::Uefi,
         |lab| lab.cpus = 1,
         |lab| lab.memory_mib = 4096,
         |lab| lab.controllers[0].slot = Slot::ChipsetSata,

@@ -9,6 +9,7 @@ use super::facts::{ProbeError, ask};
 use super::text::records;
 use super::{ParseError, Probe};
 use crate::guest::{Exec, Guest};
+use crate::lab::Firmware;
 
 /// The host under the procedure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,17 +37,6 @@ pub struct PlatformFacts {
     pub watchdogs: Vec<Watchdog>,
     /// Proxmox VE's own word on its version.
     pub proxmox: Option<String>,
-}
-
-/// What started the boot loader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
-#[serde(rename_all = "kebab-case")]
-#[strum(serialize_all = "kebab-case")]
-pub enum Firmware {
-    /// UEFI.
-    Uefi,
-    /// BIOS, or UEFI in its compatibility mode.
-    Bios,
 }
 
 /// A watchdog timer.

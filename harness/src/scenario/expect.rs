@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::lab::{Iommu, PciAddress};
+use crate::lab::{Firmware, Iommu, PciAddress};
 
 /// What must hold on the host and in the NAS guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +21,7 @@ pub struct Expect {
 
 /// The names of all checks, as reports and `failure.check` call them.
 pub const CHECKS: &[&str] = &[
+    "pve.firmware",
     "pve.cmdline",
     "pve.iommu",
     "pve.dmesg-iommu",
@@ -43,6 +44,7 @@ impl Expect {
         let pve = self.pve.as_ref();
         let nas = self.nas.as_ref();
         let made = [
+            pve.is_some_and(|pve| pve.firmware.is_some()),
             pve.is_some_and(|pve| pve.cmdline.is_some()),
             pve.is_some_and(|pve| pve.iommu.is_some()),
             pve.is_some_and(|pve| pve.dmesg_iommu.is_some()),
@@ -70,6 +72,9 @@ impl Expect {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ExpectPve {
+    /// The firmware that the host was started by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
     /// Words that `/proc/cmdline` must have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<Vec<String>>,

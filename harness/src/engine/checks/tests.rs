@@ -1,5 +1,5 @@
 use super::*;
-use crate::lab::{Controller, ControllerModel, Drive, HostSystem, Slot, Wwn};
+use crate::lab::{Controller, ControllerModel, Drive, Firmware, HostSystem, Slot, Wwn};
 use crate::probe::disks::BlockDevice;
 use crate::probe::iommu::{IommuFacts, IommuGroup, IommuUnit};
 use crate::probe::smart::SmartFacts;
@@ -16,6 +16,7 @@ fn lab() -> Lab {
         summary: String::new(),
         iommu: Iommu::Intel,
         interrupt_remapping: true,
+        firmware: Firmware::Bios,
         host: HostSystem::default(),
         cpus: 2,
         memory_mib: 3072,

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::finding::Incident;
+use crate::lab::Firmware;
 use crate::probe::host_config::SyntaxError;
 use crate::probe::kernel_log::{LogLine, LogTopic};
-use crate::probe::platform::{Firmware, Watchdog};
+use crate::probe::platform::Watchdog;
 
 fn platform(book: &mut FactBook) -> &mut crate::probe::platform::PlatformFacts {
     book.facts.platform.as_mut().unwrap()

@@ -1,5 +1,5 @@
 use super::*;
-use crate::lab::{Card, Controller, Disk, Drive, HostSystem, Iommu, Slot, Wwn};
+use crate::lab::{Card, Controller, Disk, Drive, Firmware, HostSystem, Iommu, Slot, Wwn};
 
 fn disk(drive: Drive, serial: &str) -> Disk {
     Disk {
@@ -14,6 +14,7 @@ fn lab(iommu: Iommu, slot: Slot) -> Lab {
         summary: String::new(),
         iommu,
         interrupt_remapping: true,
+        firmware: Firmware::Bios,
         host: HostSystem::default(),
         cpus: 2,
         memory_mib: 3072,
@@ -58,6 +59,13 @@ fn crowded() -> Lab {
             disks: drive.map(|drive| disk(drive, "ONE")).into_iter().collect(),
         });
     }
+    lab
+}
+
+/// The host starts by UEFI.
+fn uefi() -> Lab {
+    let mut lab = lab(Iommu::Intel, Slot::RootPort);
+    lab.firmware = Firmware::Uefi;
     lab
 }
 
@@ -130,6 +138,7 @@ fn argv_of_each_kind_of_machine() {
             place(Accelerator::Tcg, "max"),
         ),
         ("tcg-root-ports", crowded(), place(Accelerator::Tcg, "max")),
+        ("tcg-uefi", uefi(), place(Accelerator::Tcg, "max")),
         (
             "tcg-root-on-chipset",
             root_on_chipset(),

@@ -97,6 +97,7 @@ fn checks_are_the_keys_of_an_expectation() {
 
     let all: Expect = toml::from_str(
         r#"
+        pve.firmware = "uefi"
         pve.cmdline = ["quiet"]
         pve.iommu = "intel"
         pve.dmesg-iommu = ["DMAR"]
