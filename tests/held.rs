@@ -145,6 +145,8 @@ struct Terminal {
     keyboard: Box<dyn Write + Send>,
     screen: mpsc::Receiver<Vec<u8>>,
     seen: String,
+    /// What the lab and its host's agent said to each other.
+    agent_log: PathBuf,
 }
 
 impl Terminal {
@@ -172,6 +174,7 @@ impl Terminal {
             child,
             screen,
             seen: String::new(),
+            agent_log: Path::new(house.notice()["folder"].as_str().unwrap()).join("agent.log"),
         }
     }
 
@@ -191,7 +194,11 @@ impl Terminal {
             let left = end.saturating_duration_since(Instant::now());
             match self.screen.recv_timeout(left) {
                 Ok(piece) => self.seen.push_str(&String::from_utf8_lossy(&piece)),
-                Err(_) => panic!("the terminal does not show {text:?} but {:?}", self.seen),
+                Err(_) => panic!(
+                    "the terminal does not show {text:?} but {:?}; the last that the lab asked was\n{}",
+                    self.seen,
+                    last_lines(&self.agent_log, 20)
+                ),
             }
         }
     }
@@ -202,6 +209,12 @@ impl Terminal {
         })
         .exit_code()
     }
+}
+
+fn last_lines(file: &Path, count: usize) -> String {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 fn size(rows: u16, cols: u16) -> PtySize {

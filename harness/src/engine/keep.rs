@@ -69,11 +69,19 @@ impl Runner<'_> {
         }
     }
 
-    /// Evidence of what a NAS does that answers no more.
-    pub(super) async fn keep_nas_processor(&self) {
-        let Some(machine) = self.answering() else {
-            return;
-        };
+    /// Evidence of what a guest does that answers no more: the host, or if that is well, the NAS.
+    pub(super) async fn keep_processors(&self) {
+        if let Some(machine) = self.answering() {
+            self.keep_nas_processor(machine).await;
+        } else if let Some(machine) = &self.machine
+            && let Ok(seen) = machine.processors(self.lab.cpus).await
+        {
+            // The failure itself is worse than that this cannot be kept.
+            let _ = self.keep("pve-processors.txt", &seen);
+        }
+    }
+
+    async fn keep_nas_processor(&self, machine: &Machine) {
         let limit = self.session.ground.deadlines().agent_answer;
         let read = async {
             Ok::<_, MachineError>(silence::processor(machine.agent(), nas::NAS, limit).await)
@@ -82,7 +90,7 @@ impl Runner<'_> {
         if let Ok(seen) = seen.await
             && !seen.is_empty()
         {
-            // The failure itself is worse than that this cannot be kept.
+            // As above.
             let _ = self.keep("nas-processor.txt", &seen);
         }
     }

@@ -222,7 +222,7 @@ impl<'a> Runner<'a> {
                 failure.nas_console = self.keep_nas_console().await.unwrap_or_default();
                 if !failure.name_panic() {
                     if matches!(failure.kind, FailureKind::Crash | FailureKind::Timeout) {
-                        self.keep_nas_processor().await;
+                        self.keep_processors().await;
                     }
                     self.name_reset(&mut failure).await;
                 }

@@ -10,6 +10,7 @@ mod freeze;
 mod nbd;
 mod power;
 mod process;
+mod processors;
 pub mod qmp;
 mod status;
 pub mod transcript;

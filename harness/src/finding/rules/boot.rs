@@ -8,6 +8,7 @@ use super::references::{
 use super::storage;
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Loader, View, is_passthrough_word};
+use crate::lab::Firmware;
 use crate::probe::host_config::HostConfigFacts;
 use crate::probe::initramfs::ModprobeRule;
 use crate::probe::modules::{ModuleState, canonical};
@@ -83,6 +84,16 @@ pub(super) const RULES: &[Rule] = &[
             given away, or the disk is gone. The initramfs ends in a shell.",
         reference: INITRAMFS_DEBUG,
         derive: root_not_found,
+    },
+    Rule {
+        id: "no-boot-loader",
+        severity: Severity::Error,
+        summary: "the firmware finds no boot loader and shows its own shell",
+        explanation: "UEFI starts what is on an EFI system partition, a BIOS what is in a disk's first sectors. A host that \
+            was installed for the one does not start by the other, and settings that are loaded anew, in the same setup \
+            where VT-d is switched on, can change which of them it is.",
+        reference: PVE_BOOT_TOOL,
+        derive: no_boot_loader,
     },
 ];
 
@@ -399,5 +410,21 @@ fn root_not_found(view: &View<'_>) -> Option<Draft> {
             .proof("run", line.clone())
             .fix("# in the initramfs shell: cat /proc/cmdline; cat /proc/modules; ls /dev/disk/by-uuid")
             .fix("# load the driver by its name there, and go on with: exit"),
+    )
+}
+
+fn no_boot_loader(view: &View<'_>) -> Option<Draft> {
+    let line = view.console("Shell>")?;
+    let cause = "UEFI finds no boot loader on any disk, and waits in its own shell";
+    let draft = Draft::new(cause).proof("run", line.trim().to_owned());
+    let before = view.facts().platform.as_ref().map(|one| one.firmware);
+    let draft = match before {
+        Some(Firmware::Bios) => draft.proof("platform", "firmware: bios, when the host last ran"),
+        _ => draft,
+    };
+    Some(
+        draft
+            .fix("# in the firmware's setup: the boot mode that the host was installed for (legacy or CSM, if by BIOS)")
+            .fix("# or, to start by UEFI from now on: proxmox-boot-tool format PARTITION; proxmox-boot-tool init PARTITION"),
     )
 }

@@ -186,6 +186,9 @@ pub(super) fn cases() -> Vec<Case> {
                 .console
                 .push("Gave up waiting for root file system device.  Common problems:".to_owned());
         }),
+        error("no-boot-loader", |book| {
+            run(book).console.push("Shell> ".to_owned());
+        }),
         warning("blacklist-bypassed", |book| {
             rule_on_disk(book, "blacklist ahci", true);
         }),
@@ -369,6 +372,11 @@ fn initramfs_and_root() {
         run(book)
             .console
             .push("Begin: Mounting root file system".to_owned())
+    });
+    silent("no-boot-loader", |book| {
+        run(book)
+            .console
+            .push("BdsDxe: starting Boot0001 \"UEFI Misc Device\"".to_owned())
     });
 }
 
