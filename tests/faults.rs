@@ -96,6 +96,11 @@ fn an_agent_that_stalls_is_a_timeout() {
     let asked = fs::read_to_string(lab.run_folder().join("fault/agent.log")).unwrap();
     let given_up = asked.find("no answer in time").unwrap();
     assert!(!asked[given_up..].contains("->"), "asked again: {asked}");
+    // QEMU is asked in its place, twice.
+    let seen = fs::read_to_string(lab.run_folder().join("fault/pve-processors.txt")).unwrap();
+    for (part, times) in [("\nCPU#1", 2), ("RIP=", 4), ("dumping local APIC state", 4)] {
+        assert_eq!(seen.matches(part).count(), times, "{part}: {seen}");
+    }
     lab.assert_nothing_left();
 }
 
