@@ -61,6 +61,21 @@ pub(super) async fn open(
     Ok(())
 }
 
+/// Lets go of the host's end of a door whose visitor has left the NAS. An ssh server sees the hang-up by itself, but
+/// what carries its bytes through the host may stand in a write: the kernel keeps that waiting until somebody comes
+/// to the door again, who would be given what was meant for the one before.
+pub(super) async fn leave(
+    doors: &Doors,
+    number: usize,
+    guest: GuestName,
+) -> Result<(), EntryError> {
+    if guest == GuestName::Nas {
+        let end = Exec::shell(&end_of_passage(number), doors.command_limit());
+        doors.agent().run(end).await?;
+    }
+    Ok(())
+}
+
 /// Opens a guest's end of a door as file 3. What was there before may need a moment to go.
 fn take_port(number: usize) -> String {
     let port = format!("/dev/virtio-ports/{}", port_name(number));
@@ -109,14 +124,24 @@ fn nas_socket(number: usize) -> String {
 
 /// The script that leads from the host's door to the VM's.
 fn passage(number: usize) -> String {
-    let socket = nas_socket(number);
+    let (socket, carry) = (nas_socket(number), carry(number));
     let take_port = take_port(number);
     format!(
         "mkdir -p -m 700 /run/lab-door
 test -S {socket} || {{ echo 'VM {NAS} was started without the lab'\\''s doors' >&2; exit 1; }}
-{take_port}setsid -f socat FD:3 UNIX-CONNECT:{socket} </dev/null >/dev/null 2>&1
+{take_port}setsid -f {carry} </dev/null >/dev/null 2>&1
 "
     )
+}
+
+/// The command that carries bytes between the host's door and the VM's.
+fn carry(number: usize) -> String {
+    format!("socat FD:3 UNIX-CONNECT:{}", nas_socket(number))
+}
+
+/// The script that ends [`passage`], if it has not ended by itself.
+fn end_of_passage(number: usize) -> String {
+    format!("pkill -KILL -f '^{}$' || test $? = 1", carry(number))
 }
 
 /// Succeeds when somebody is connected to the VM's door.
@@ -143,7 +168,12 @@ mod tests {
 
     #[test]
     fn the_scripts_are_ones_that_a_shell_can_read() {
-        for script in [server(0, &keys()), passage(1), passage_is_open(1)] {
+        for script in [
+            server(0, &keys()),
+            passage(1),
+            passage_is_open(1),
+            end_of_passage(1),
+        ] {
             let checked = Command::new("sh")
                 .args(["-n", "-c", &script])
                 .output()

@@ -131,6 +131,8 @@ impl House {
         drop(door.stream);
         drop(caller);
         taken.leave();
+        // A host that cannot be asked any more lets go of nothing, and is waited for below like any other.
+        let _ = entry::leave(&self.doors, number, guest).await;
         // The door is free again when the guest has let go of it.
         let _ = timeout(self.doors.agent().answer_limit(), door.guest.closed()).await;
     }
