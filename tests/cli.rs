@@ -90,6 +90,19 @@ fn a_matrix_names_the_machine_that_has_no_file() {
 }
 
 #[test]
+fn facts_are_taken_over_from_the_newest_run_and_without_one_it_is_said() {
+    let cache = tempfile::tempdir().unwrap();
+    let record = || {
+        let mut command = xtask();
+        command.args(["findings", "--record"]);
+        command.env("LAB_CACHE", cache.path()).assert().code(3)
+    };
+    record().stderr(predicate::str::contains("runs"));
+    fs::create_dir_all(cache.path().join("runs/20261127T000000Z-1")).unwrap();
+    record().stderr(predicate::str::contains("has no facts of any scenario"));
+}
+
+#[test]
 fn a_wrong_flag_is_code_2() {
     xtask().args(["lab", "--acel", "tcg"]).assert().code(2);
     xtask()

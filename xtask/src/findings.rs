@@ -24,8 +24,8 @@ pub struct FindingsCommand {
     json: bool,
     /// Takes the facts that a run read at the end of each scenario over into `scenarios/facts/`: those
     /// of the newest run, or of the run with this folder.
-    #[arg(long, value_name = "RUN", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["id", "json"])]
-    record: Option<PathBuf>,
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["id", "json"])]
+    record: Option<Option<PathBuf>>,
     /// Folder of images and evidence; the user's cache folder when not given.
     #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
     cache: Option<PathBuf>,
@@ -33,9 +33,9 @@ pub struct FindingsCommand {
 
 pub fn run(command: FindingsCommand) -> anyhow::Result<Exit> {
     if let Some(run) = command.record {
-        let run = match run.as_os_str().is_empty() {
-            true => newest_run(command.cache)?,
-            false => run,
+        let run = match run {
+            Some(run) => run,
+            None => newest_run(command.cache)?,
         };
         return record(&run, scenarios::folder());
     }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anstream::adapter::StripBytes;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -38,6 +39,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Lines {
+    /// Knows of a terminal's sequence whose end is still to come: UEFI writes them letter by letter.
+    escapes: StripBytes,
     done: VecDeque<String>,
     /// What has come since the last line end; a prompt has none.
     open: String,
@@ -80,8 +83,8 @@ impl Console {
 
     /// Takes what has come from the guest.
     pub fn feed(&self, bytes: &[u8]) {
-        let text = printable(bytes);
         let mut lines = self.lines();
+        let text = lines.printable(bytes);
         for (index, part) in text.split('\n').enumerate() {
             if index > 0 {
                 let done = std::mem::take(&mut lines.open);
@@ -133,13 +136,15 @@ impl Console {
     }
 }
 
-/// Text without carriage returns and terminal escapes.
-fn printable(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    console::strip_ansi_codes(&text)
-        .chars()
-        .filter(|c| *c == '\n' || *c == '\t' || !c.is_control())
-        .collect()
+impl Lines {
+    /// Text without carriage returns and terminal escapes.
+    fn printable(&mut self, bytes: &[u8]) -> String {
+        let bytes: Vec<u8> = self.escapes.strip_next(bytes).flatten().copied().collect();
+        String::from_utf8_lossy(&bytes)
+            .chars()
+            .filter(|c| *c == '\n' || *c == '\t' || !c.is_control())
+            .collect()
+    }
 }
 
 fn marked(line: &str, marks: &[&str]) -> Option<String> {
@@ -180,6 +185,15 @@ mod tests {
         let tail = console.tail();
         assert_eq!(tail.len(), KEPT_LINES);
         assert_eq!(tail.last().unwrap(), "line 99");
+    }
+
+    #[test]
+    fn an_escape_that_comes_letter_by_letter_is_one() {
+        let console = Console::default();
+        for letter in b"\x1b[2J\x1b[01;01H\x1b[=3hBdsDxe: \x1b[1mloading\r\n" {
+            console.feed(&[*letter]);
+        }
+        assert_eq!(console.tail(), ["BdsDxe: loading"]);
     }
 
     #[test]
