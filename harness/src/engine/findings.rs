@@ -51,7 +51,6 @@ impl Runner<'_> {
         let dangerous = matches!(
             action,
             Action::Reboot
-                | Action::Rewire(_)
                 | Action::Start(_)
                 | Action::PowerCut
                 | Action::CutDuring(_)

@@ -90,7 +90,7 @@ impl House {
     }
 
     async fn knock(self, guest: GuestName) -> Answer {
-        if self.uses.borrow().iter().all(|one| *one == Use::Taken) {
+        if all_taken(&self.uses.borrow()) {
             return full();
         }
         match entry::is_there(&self.doors, guest).await {
@@ -142,11 +142,7 @@ impl House {
         let mut uses = self.uses.subscribe();
         loop {
             // Marked as seen before the try: a door that is left during it is news to the wait below.
-            let full = uses
-                .borrow_and_update()
-                .iter()
-                .all(|one| *one == Use::Taken);
-            if full {
+            if all_taken(&uses.borrow_and_update()) {
                 return None;
             }
             let mut taken = None;
@@ -175,6 +171,10 @@ enum Use {
     Taken,
     /// Left, and the guest has still to close its end.
     Left,
+}
+
+fn all_taken(uses: &[Use; DOORS]) -> bool {
+    uses.iter().all(|one| *one == Use::Taken)
 }
 
 /// A door that somebody stands in, free again when this goes.

@@ -8,7 +8,6 @@ use super::references::{
 use super::storage;
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Loader, View, is_passthrough_word};
-use crate::lab::Firmware;
 use crate::probe::host_config::HostConfigFacts;
 use crate::probe::initramfs::ModprobeRule;
 use crate::probe::modules::{ModuleState, canonical};
@@ -416,14 +415,9 @@ fn root_not_found(view: &View<'_>) -> Option<Draft> {
 fn no_boot_loader(view: &View<'_>) -> Option<Draft> {
     let line = view.console("Shell>")?;
     let cause = "UEFI finds no boot loader on any disk, and waits in its own shell";
-    let draft = Draft::new(cause).proof("run", line.trim().to_owned());
-    let before = view.facts().platform.as_ref().map(|one| one.firmware);
-    let draft = match before {
-        Some(Firmware::Bios) => draft.proof("platform", "firmware: bios, when the host last ran"),
-        _ => draft,
-    };
     Some(
-        draft
+        Draft::new(cause)
+            .proof("run", line.trim().to_owned())
             .fix("# in the firmware's setup: the boot mode that the host was installed for (legacy or CSM, if by BIOS)")
             .fix("# or, to start by UEFI from now on: proxmox-boot-tool format PARTITION; proxmox-boot-tool init PARTITION"),
     )
