@@ -226,9 +226,11 @@ pub struct Disk {
     /// ATA and NVMe.
     #[schemars(length(min = 1, max = 20))]
     pub serial: String,
-    /// World Wide Name: `0x5`, then fifteen hexadecimal digits; Seagate's begin with `0x5000c500`. Of
-    /// an NVMe drive its EUI-64, `0x` and sixteen digits; Samsung's begin with `0x002538`.
-    pub wwn: Wwn,
+    /// World Wide Name: `0x5`, then fifteen hexadecimal digits; Seagate's begin with `0x5000c500`. An NVMe
+    /// drive has none: QEMU saves the state of one only if its namespace is the controller's own, and to
+    /// that it gives no EUI-64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wwn: Option<Wwn>,
 }
 
 /// What is behind a root port, by its place in the lab's file.

@@ -115,7 +115,7 @@ impl Runner<'_> {
         let folder = self.folder.disks();
         let logs: Vec<PathBuf> = bays
             .iter()
-            .map(|bay| folder.join(format!("{}.log", bay.drive)))
+            .map(|bay| folder.join(format!("{}.log", bay.device)))
             .collect();
         self.faulty = true;
         if let Some(machine) = &mut self.machine {
@@ -196,7 +196,7 @@ impl Runner<'_> {
             let chain = &self.disks()?.chains[bay.number];
             disks.push(CutDisk {
                 bay: bay.clone(),
-                node: format!("{}.cut{number}", bay.health),
+                node: format!("{}.cut{number}", bay.device),
                 file: self
                     .folder
                     .disks()

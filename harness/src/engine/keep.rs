@@ -66,6 +66,7 @@ impl Runner<'_> {
         {
             failure.message = format!("{}: {}", reset.message, failure.message);
             failure.kind = reset.kind;
+            failure.unexplained = reset.unexplained;
         }
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::disks::DiskChain;
 use super::doors::{self, DOORS};
 use crate::accel::Accelerator;
-use crate::lab::{ControllerModel, Firmware, Interface, Lab, PciAddress, Pluggable};
+use crate::lab::{ControllerModel, Firmware, Lab, PciAddress, Pluggable};
 
 /// Where and how a machine runs: nothing in here changes what a guest sees of its hardware but
 /// the accelerator and its CPU model.
@@ -98,33 +98,15 @@ pub fn disk_nodes(lab: &Lab) -> Vec<String> {
 pub struct Bay {
     /// Its place in [`disk_nodes`].
     pub number: usize,
-    /// The device that reads and writes its block node.
-    pub drive: String,
-    /// The device that holds its health: the same, but of an NVMe drive its controller.
-    pub health: String,
+    /// The device that reads and writes its block node, and holds its health.
+    pub device: String,
 }
 
 /// Where the disk with a serial number is.
 pub fn bay(lab: &Lab, serial: &str) -> Option<Bay> {
     let number = lab.disks().position(|disk| disk.serial == serial)? + SYSTEM_DISKS;
-    let node = disk_nodes(lab).into_iter().nth(number)?;
-    let nvme = lab
-        .disks()
-        .nth(number - SYSTEM_DISKS)?
-        .drive
-        .data()
-        .interface
-        == Interface::Nvme;
-    let drive = if nvme {
-        hardware::namespace(&node)
-    } else {
-        node.clone()
-    };
-    Some(Bay {
-        number,
-        drive,
-        health: node,
-    })
+    let device = disk_nodes(lab).into_iter().nth(number)?;
+    Some(Bay { number, device })
 }
 
 /// The device at a PCI address, if it is one that can be pulled out.

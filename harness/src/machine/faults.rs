@@ -128,7 +128,7 @@ impl Machine {
     /// # Errors
     /// When QEMU refuses or does not answer.
     pub async fn warn(&self, bay: &Bay, bits: u8) -> Result<(), MachineError> {
-        self.set(&bay.health, "smart_critical_warning", bits.into())
+        self.set(&bay.device, "smart_critical_warning", bits.into())
             .await
     }
 
@@ -151,7 +151,7 @@ impl Machine {
 
     /// Has a drive use another block node from now on.
     pub(super) async fn attach(&mut self, bay: &Bay, node: &str) -> Result<(), MachineError> {
-        self.set(&bay.drive, "drive", node.into()).await?;
+        self.set(&bay.device, "drive", node.into()).await?;
         node.clone_into(&mut self.nodes[bay.number]);
         Ok(())
     }

@@ -16,7 +16,7 @@ fn lab(iommu: Iommu) -> Lab {
     let disk = |serial: &str| Disk {
         drive: Drive::ExosX14,
         serial: serial.to_owned(),
-        wwn: Wwn(0x5000_c500_0000_0001),
+        wwn: Some(Wwn(0x5000_c500_0000_0001)),
     };
     Lab {
         summary: "A machine".to_owned(),

@@ -221,13 +221,29 @@ fn disks(document: &Document<'_>, node: &Node<'_>, controller: &Controller, seen
             let message = format!("another disk has the serial `{}` already", disk.serial);
             note(document, &serial, &message);
         }
-        let wwn = node.get("wwn");
-        if interface != Interface::Nvme && disk.wwn.0 >> 60 != 5 {
-            let message = "a disk's WWN begins with 5, as in 0x5000c500a1b2c3d4";
-            note(document, &wwn, message);
-        } else if !seen.wwns.insert(disk.wwn) {
-            let message = format!("another disk has the WWN {} already", disk.wwn);
-            note(document, &wwn, &message);
+        match (disk.wwn, kind) {
+            (None, Interface::Nvme) => {}
+            (None, _) => note(
+                document,
+                &node,
+                "this disk has no WWN: write one, as in wwn = \"0x5000c500a1b2c3d4\"",
+            ),
+            (Some(_), Interface::Nvme) => note(
+                document,
+                &node.get("wwn"),
+                "an NVMe drive of a lab has no WWN: QEMU can give it none and still save its state",
+            ),
+            (Some(wwn), _) if wwn.0 >> 60 != 5 => note(
+                document,
+                &node.get("wwn"),
+                "a disk's WWN begins with 5, as in 0x5000c500a1b2c3d4",
+            ),
+            (Some(wwn), _) if !seen.wwns.insert(wwn) => note(
+                document,
+                &node.get("wwn"),
+                &format!("another disk has the WWN {wwn} already"),
+            ),
+            (Some(_), _) => {}
         }
     }
 }

@@ -59,9 +59,12 @@ impl Identity {
             Rotation::Rpm(_) if tool == Tool::Lsblk => Rotation::Some,
             other => other,
         };
-        let wwn = match (data.interface, tool) {
-            (Interface::Nvme, Tool::Lsblk | Tool::Midclt) => made_up_name(&disk.serial, data.model),
-            _ => bare(&disk.wwn.to_string()),
+        let wwn = match (disk.wwn, data.interface, tool) {
+            (Some(wwn), _, _) => bare(&wwn.to_string()),
+            (None, Interface::Nvme, Tool::Lsblk | Tool::Midclt) => {
+                made_up_name(&disk.serial, data.model)
+            }
+            (None, _, _) => String::new(),
         };
         Identity {
             serial: disk.serial.clone(),
@@ -79,8 +82,8 @@ impl Identity {
     }
 }
 
-/// The name that Linux makes up for an NVMe namespace of QEMU's, whose EUI-64 it does not believe: PCI
-/// vendor, serial, model and the namespace's number.
+/// The name that Linux makes up for an NVMe namespace that has neither EUI-64 nor NGUID: PCI vendor, serial, model and
+/// the namespace's number.
 fn made_up_name(serial: &str, model: &str) -> String {
     let (serial, model) = (hex::encode(serial), hex::encode(model));
     format!("nvme.1b36-{serial}-{model}-00000001")
@@ -97,9 +100,13 @@ pub(super) fn identities(mut list: Vec<Identity>) -> String {
     list.sort();
     list.iter()
         .map(|one| {
+            let wwn = match one.wwn.as_str() {
+                "" => "no wwn".to_owned(),
+                wwn => format!("wwn {wwn}"),
+            };
             format!(
-                "{} (wwn {}, {}, {} bytes, {})",
-                one.serial, one.wwn, one.model, one.bytes, one.rotation
+                "{} ({wwn}, {}, {} bytes, {})",
+                one.serial, one.model, one.bytes, one.rotation
             )
         })
         .collect::<Vec<_>>()
@@ -156,22 +163,19 @@ pub(super) fn seen_by_smartctl(facts: &SmartFacts) -> Vec<Identity> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::{Drive, Wwn};
+    use crate::lab::Drive;
 
     #[test]
-    fn an_nvme_drive_has_two_names() {
+    fn an_nvme_drive_has_a_name_that_linux_made_up() {
         let disk = Disk {
             drive: Drive::Samsung980Pro,
             serial: "S5GXNX0R214783M".to_owned(),
-            wwn: Wwn(0x0025_385b_2141_2c07),
+            wwn: None,
         };
         // As a lab's NAS showed them.
         let by_kernel = "nvme.1b36-533547584e5830523231343738334d-53616d73756e6720535344203938302050524f20315442-00000001";
         assert_eq!(Identity::given(&disk, Tool::Lsblk).wwn, by_kernel);
         assert_eq!(Identity::given(&disk, Tool::Midclt).wwn, by_kernel);
-        assert_eq!(
-            Identity::given(&disk, Tool::Smartctl).wwn,
-            "0025385b21412c07"
-        );
+        assert_eq!(Identity::given(&disk, Tool::Smartctl).wwn, "");
     }
 }

@@ -10,7 +10,7 @@ fn lab() -> Lab {
     let disk = |(number, serial): (usize, &str)| Disk {
         drive: Drive::ExosX14,
         serial: serial.to_owned(),
-        wwn: Wwn(0x5000_c500_0000_0000 + number as u64),
+        wwn: Some(Wwn(0x5000_c500_0000_0000 + number as u64)),
     };
     Lab {
         summary: String::new(),

@@ -31,11 +31,6 @@ pub(super) fn controller_id(number: usize) -> String {
     format!("hba{number}")
 }
 
-/// The device of an NVMe drive that has its data.
-pub(super) fn namespace(node: &str) -> String {
-    format!("{node}-namespace")
-}
-
 pub(super) fn card(number: usize, card: Card, ports: &mut RootPorts, args: &mut Args) {
     let bus = ports.add(args);
     card_device(card, &card_id(number), &bus, "0x0", args);
@@ -111,9 +106,7 @@ pub(super) fn controller<'a>(
     for (port, disk) in controller.disks.iter().enumerate() {
         let node = data_node(number, port);
         args.disk(&node, chains.next());
-        for device in disk_device(disk, &node, &bus, port) {
-            args.pair("-device", device);
-        }
+        args.pair("-device", disk_device(disk, &node, &bus, port));
     }
     if controller.boots_host {
         let port = controller.model.ports() - 1;
@@ -121,33 +114,30 @@ pub(super) fn controller<'a>(
     }
 }
 
-/// The devices of a disk. The first has the node's name as its id; of an NVMe drive it is the
-/// controller, which holds the SMART data.
-fn disk_device(disk: &Disk, node: &str, bus: &str, port: usize) -> Vec<String> {
+/// The device of a disk, with the node's name as its id. An NVMe drive is the controller with the one namespace of its
+/// own: with an `nvme-ns` beside it, QEMU 11.1 refuses to save the machine's state.
+fn disk_device(disk: &Disk, node: &str, bus: &str, port: usize) -> String {
     let data = disk.drive.data();
-    let (serial, wwn, model, firmware) = (&disk.serial, disk.wwn, data.model, data.firmware);
+    let (serial, model, firmware) = (&disk.serial, data.model, data.firmware);
+    let wwn = disk
+        .wwn
+        .map_or_else(String::new, |wwn| format!("wwn={wwn},"));
     // discard_granularity=0: a spinning disk has no TRIM, and smartctl would report it.
     let spinning = format!(
         "rotation_rate={},physical_block_size={},discard_granularity=0",
         data.rotation_rpm, data.physical_sector
     );
     match data.interface {
-        Interface::Sata => vec![format!(
-            "ide-hd,id={node},drive={node},bus={bus}.{port},serial={serial},model={model},ver={firmware},wwn={wwn},{spinning}"
-        )],
-        Interface::Sas => vec![format!(
-            "scsi-hd,id={node},drive={node},bus={bus}.0,scsi-id={port},serial={serial},vendor={},product={model},ver={firmware},wwn={wwn},{spinning}",
+        Interface::Sata => format!(
+            "ide-hd,id={node},drive={node},bus={bus}.{port},serial={serial},model={model},ver={firmware},{wwn}{spinning}"
+        ),
+        Interface::Sas => format!(
+            "scsi-hd,id={node},drive={node},bus={bus}.0,scsi-id={port},serial={serial},vendor={},product={model},ver={firmware},{wwn}{spinning}",
             data.vendor
-        )],
-        Interface::Nvme => vec![
-            format!(
-                "nvme,id={node},bus={bus},addr=0x0,serial={serial},model={model},firmware-version={firmware}"
-            ),
-            format!(
-                "nvme-ns,id={},drive={node},bus={node},nsid=1,eui64={wwn}",
-                namespace(node)
-            ),
-        ],
+        ),
+        Interface::Nvme => format!(
+            "nvme,id={node},drive={node},bus={bus},addr=0x0,serial={serial},model={model},firmware-version={firmware}"
+        ),
     }
 }
 

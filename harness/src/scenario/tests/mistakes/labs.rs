@@ -157,14 +157,12 @@ fn wrong_labs() {
         &disks(&[disk("S3YJNX0K500001", GOOD)]),
         &["7:32 this is the serial of the host's own disk"],
     );
-    let nvme = |wwn: &str| {
-        format!("{{ drive = \"980-pro\", serial = \"N{wwn}\", wwn = \"0x002538000000000{wwn}\" }}")
-    };
+    let nvme = |serial: &str| format!("{{ drive = \"980-pro\", serial = \"{serial}\" }}");
     check(
         &lab(&format!(
             "[[controller]]\nmodel = \"nvme\"\nslot = \"root-port\"\nsecond-function = \"e1000e\"\ndisk = [\n{},\n{}\n]",
-            nvme("1"),
-            nvme("2")
+            nvme("N1"),
+            nvme("N2")
         )),
         &[
             "6:19 an NVMe drive has no second function",
