@@ -13,7 +13,7 @@ use crate::process::Job;
 use crate::recipe::{add_files, checkout_dir, short};
 
 /// Their packages, in folders of the same names beside this crate.
-pub(crate) const PROGRAMS: &[&str] = &["qm", "midclt", "split-lock"];
+pub(crate) const PROGRAMS: &[&str] = &["qm", "midclt", "disturb"];
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROFILE: &str = "guest";
