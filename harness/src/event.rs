@@ -148,23 +148,12 @@ pub enum EventKind {
         /// That one's speeds as multiples of these.
         ratios: Option<BTreeMap<String, f64>>,
     },
-    /// A guest fell silent under emulation, or was reset without a word, and the scenario begins once more.
-    TriedAgain {
-        /// The scenario.
-        scenario: String,
-        /// How the attempt failed.
-        failure: Box<Failure>,
-        /// Where its evidence is.
-        folder: PathBuf,
-    },
     /// A scenario is over.
     ScenarioFinished {
         /// Its name.
         scenario: String,
         /// How it ended.
         verdict: Verdict,
-        /// How many attempts that took.
-        attempts: usize,
         /// How long it took, in seconds.
         seconds: f64,
         /// Its folder with evidence.
@@ -174,8 +163,6 @@ pub enum EventKind {
     RunFinished {
         /// Scenarios that held.
         held: usize,
-        /// How many of those did so at a later attempt than the first.
-        held_later: usize,
         /// Scenarios of which nothing was expected.
         measured: usize,
         /// Scenarios that did not.
@@ -202,7 +189,6 @@ impl EventKind {
             | EventKind::StepFinished { scenario, .. }
             | EventKind::CheckHeld { scenario, .. }
             | EventKind::Measured { scenario, .. }
-            | EventKind::TriedAgain { scenario, .. }
             | EventKind::ScenarioFinished { scenario, .. } => Some(scenario),
         }
     }

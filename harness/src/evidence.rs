@@ -98,17 +98,6 @@ impl RunFolder {
             .map_err(failed("create a folder in", self.sockets.path()))?;
         Ok(ScenarioFolder { path, sockets })
     }
-
-    /// Moves the folder of a scenario's attempt aside, so that there can be another one, and gives its new place.
-    ///
-    /// # Errors
-    /// When it cannot be moved.
-    pub fn set_aside(&self, name: &str, attempt: usize) -> Result<PathBuf, EvidenceError> {
-        let path = self.path.join(name);
-        let aside = self.path.join(format!("{name}.attempt-{attempt}"));
-        fs::rename(&path, &aside).map_err(failed("move aside", &path))?;
-        Ok(aside)
-    }
 }
 
 /// The folder of one scenario in one run.

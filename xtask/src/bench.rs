@@ -61,19 +61,10 @@ const FAMILY: usize = 20;
 
 pub fn run(command: BenchCommand) -> anyhow::Result<Exit> {
     let runtime = Runtime::new().context("failed to start the runtime")?;
-    // A second attempt would be measured along.
-    let once = |machine: Machine| Machine {
-        retries: 0,
-        ..machine
-    };
     match command.what {
-        None => runtime.block_on(phases(
-            once(command.machine),
-            &command.scenario,
-            command.runs,
-        )),
-        Some(What::Cache { runs, machine }) => runtime.block_on(cache(once(*machine), runs)),
-        Some(What::Restore { runs, machine }) => runtime.block_on(restore(once(*machine), runs)),
+        None => runtime.block_on(phases(command.machine, &command.scenario, command.runs)),
+        Some(What::Cache { runs, machine }) => runtime.block_on(cache(*machine, runs)),
+        Some(What::Restore { runs, machine }) => runtime.block_on(restore(*machine, runs)),
     }
 }
 

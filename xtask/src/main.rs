@@ -73,9 +73,6 @@ struct Machine {
     /// What all checkpoints together may take on disk, in GB.
     #[arg(long, value_name = "GB", default_value_t = harness::engine::CHECKPOINT_BUDGET >> 30, env = "LAB_CACHE_BUDGET")]
     cache_budget: u64,
-    /// How often a scenario is tried again whose guest fell silent, or was reset without a word; never with KVM.
-    #[arg(long, value_name = "NUMBER", default_value_t = harness::engine::RETRIES, env = "LAB_RETRIES")]
-    retries: usize,
     /// Folder of the scenarios; the project's own when not given.
     #[arg(long, value_name = "DIR", env = "LAB_SCENARIOS")]
     scenarios: Option<PathBuf>,
@@ -120,7 +117,6 @@ impl Machine {
                 true => Checkpoints::None,
                 false => Checkpoints::Within(self.cache_budget << 30),
             },
-            retries: self.retries,
         }
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::finding::Finding;
 use crate::guest::GuestError;
-use crate::machine::{BootFailure, HOST_RESET, MachineError};
+use crate::machine::{BootFailure, MachineError};
 use crate::scenario::{ExpectedFailure, FailureKind};
 
 /// What the message of a failure begins with when the NAS was reset.
@@ -36,8 +36,6 @@ pub struct Failure {
     pub nas_console: Vec<String>,
     /// What the facts prove, the worst first.
     pub findings: Vec<Finding>,
-    /// Whether nothing that a guest or QEMU said explains it: a guest fell silent, or was reset without a word.
-    pub unexplained: bool,
 }
 
 impl Failure {
@@ -54,15 +52,6 @@ impl Failure {
             console: Vec::new(),
             nas_console: Vec::new(),
             findings: Vec::new(),
-            unexplained: false,
-        }
-    }
-
-    /// The same, where nobody has said why.
-    pub(super) fn unexplained(kind: FailureKind, message: impl Into<String>) -> Self {
-        Failure {
-            unexplained: true,
-            ..Failure::new(kind, message)
         }
     }
 
@@ -100,7 +89,6 @@ impl Failure {
             self.message
         );
         self.kind = FailureKind::Crash;
-        self.unexplained = false;
         true
     }
 
@@ -108,7 +96,7 @@ impl Failure {
     pub(super) fn reset_of_nas() -> Self {
         let message =
             format!("{NAS_RESET}, and nobody had asked for it: its kernel has another boot id");
-        Failure::unexplained(FailureKind::Crash, message)
+        Failure::new(FailureKind::Crash, message)
     }
 
     /// Whether the NAS was reset. The host is there and can be asked.
@@ -153,11 +141,6 @@ impl From<Failure> for StepError {
 
 impl From<MachineError> for StepError {
     fn from(error: MachineError) -> Self {
-        let unexplained = match &error {
-            MachineError::Guest(GuestError::Timeout { .. }) | MachineError::TimedOut(_) => true,
-            MachineError::Incident { incident, .. } => incident.starts_with(HOST_RESET),
-            _ => false,
-        };
         let kind = match &error {
             MachineError::Process(_)
             | MachineError::SetUp { .. }
@@ -177,11 +160,7 @@ impl From<MachineError> for StepError {
             | MachineError::Incident { .. } => FailureKind::Crash,
             MachineError::Fatal { .. } | MachineError::SameBoot(_) => FailureKind::Boot,
         };
-        Failure {
-            unexplained,
-            ..Failure::new(kind, chain(&error))
-        }
-        .into()
+        Failure::new(kind, chain(&error)).into()
     }
 }
 
@@ -223,11 +202,11 @@ mod tests {
 
     #[test]
     fn a_panic_of_the_nas_is_named() {
-        let mut failure = Failure::unexplained(FailureKind::Timeout, "no answer");
-        assert!(!failure.name_panic() && failure.unexplained);
+        let mut failure = Failure::new(FailureKind::Timeout, "no answer");
+        assert!(!failure.name_panic());
         assert_eq!(failure.kind, FailureKind::Timeout);
         failure.nas_console = vec!["[ 9.1] Kernel panic - not syncing: sysrq".to_owned()];
-        assert!(failure.name_panic() && !failure.unexplained);
+        assert!(failure.name_panic());
         assert_eq!(failure.kind, FailureKind::Crash);
         assert!(
             failure.message.ends_with("sysrq`: no answer"),

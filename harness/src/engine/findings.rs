@@ -9,7 +9,6 @@ use super::failure::{Failure, NAS_RESET};
 use super::run::Runner;
 use crate::event::EventKind;
 use crate::finding::{self, FactBook, Finding, HOST_PROBES, Incident, RunContext, Severity};
-use crate::machine::HOST_RESET;
 use crate::plan::Key;
 use crate::probe::kernel_log::PciIdentity;
 use crate::probe::pci::PciFacts;
@@ -224,7 +223,7 @@ fn incidents(message: &str) -> Vec<Incident> {
     let panicked = message.contains("the host's kernel panicked");
     [
         watchdog.map(|action| Incident::Watchdog { action }),
-        inside(HOST_RESET).map(|reason| Incident::Reset { reason }),
+        inside("the host was reset (").map(|reason| Incident::Reset { reason }),
         inside("the host shut down (").map(|reason| Incident::Shutdown { reason }),
         panicked.then(|| Incident::Panicked {
             action: "unknown".to_owned(),

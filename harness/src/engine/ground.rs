@@ -11,7 +11,6 @@ use tokio::sync::watch;
 
 use super::failure::chain;
 use super::nas;
-use super::retry::RETRIES;
 use super::timings::Timings;
 use crate::accel::{self, Accelerator, Choice, Deadlines, QemuProgram, Requested};
 use crate::checkpoint::{Records, Store, StoreError};
@@ -36,8 +35,6 @@ pub struct Options {
     pub scenarios: PathBuf,
     /// Whether checkpoints are used and taken.
     pub checkpoints: Checkpoints,
-    /// How often a scenario is tried again that the emulation may have failed.
-    pub retries: usize,
 }
 
 /// What a run does about checkpoints.
@@ -63,12 +60,12 @@ impl Default for Checkpoints {
 pub const CHECKPOINT_BUDGET: u64 = 20 << 30;
 
 impl Options {
-    /// What the environment asks for (`LAB_CACHE`, `LAB_ACCEL`, `LAB_QEMU`, `LAB_CPU`, `LAB_NO_CACHE`, `LAB_RETRIES`),
-    /// for a front end without a command line of its own.
+    /// What the environment asks for (`LAB_CACHE`, `LAB_ACCEL`, `LAB_QEMU`, `LAB_CPU`), for a front
+    /// end without a command line of its own.
     ///
     /// # Errors
-    /// When `LAB_ACCEL` is not the name of an accelerator or `LAB_RETRIES` no number.
-    pub fn from_environment(scenarios: &Path) -> Result<Self, OptionsError> {
+    /// When `LAB_ACCEL` is not the name of an accelerator.
+    pub fn from_environment(scenarios: &Path) -> Result<Self, accel::AccelError> {
         let path = |name| std::env::var_os(name).map(PathBuf::from);
         Ok(Options {
             cache: path("LAB_CACHE"),
@@ -83,23 +80,8 @@ impl Options {
                 Some(value) if !value.is_empty() && value != "0" => Checkpoints::None,
                 _ => Checkpoints::default(),
             },
-            retries: match std::env::var("LAB_RETRIES") {
-                Ok(number) => number.parse().map_err(|_| OptionsError::Retries(number))?,
-                Err(_) => RETRIES,
-            },
         })
     }
-}
-
-/// The environment asks for something that there is not.
-#[derive(Debug, thiserror::Error)]
-pub enum OptionsError {
-    /// No such accelerator.
-    #[error(transparent)]
-    Accelerator(#[from] accel::AccelError),
-    /// Not a number of retries.
-    #[error("LAB_RETRIES is `{0}`; write how often a scenario is to be tried again, such as 0")]
-    Retries(String),
 }
 
 /// A run that could not begin.
@@ -138,7 +120,6 @@ pub struct Ground {
     scenarios: PathBuf,
     store: Option<(Store, Records)>,
     takes_checkpoints: bool,
-    retries: usize,
     hosts: Mutex<HashMap<HostImage, DiskImage>>,
     timings: Timings,
     stop: watch::Receiver<bool>,
@@ -189,7 +170,6 @@ impl Ground {
             scenarios: options.scenarios,
             store,
             takes_checkpoints: options.checkpoints != Checkpoints::Standing,
-            retries: options.retries,
             hosts: Mutex::default(),
             stop,
         })
@@ -275,10 +255,6 @@ impl Ground {
     /// Whether new ones are taken.
     pub(super) fn takes_checkpoints(&self) -> bool {
         self.takes_checkpoints
-    }
-
-    pub(super) fn retries(&self) -> usize {
-        self.retries
     }
 
     pub(super) fn records(&self) -> Option<&Records> {

@@ -66,7 +66,6 @@ impl Runner<'_> {
         {
             failure.message = format!("{}: {}", reset.message, failure.message);
             failure.kind = reset.kind;
-            failure.unexplained = reset.unexplained;
         }
     }
 

@@ -157,10 +157,7 @@ async fn answers(
         if silent >= deadlines.nas_silence {
             let processor = silence::processor(pve, vm, deadlines.command).await;
             let message = silence::hangs(vm, silent, &console.tail(), &processor);
-            return Ok(Some(Some(Failure::unexplained(
-                FailureKind::Timeout,
-                message,
-            ))));
+            return Ok(Some(Some(Failure::new(FailureKind::Timeout, message))));
         }
         Ok(None)
     })

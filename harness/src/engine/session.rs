@@ -1,6 +1,6 @@
 //! One run: its folder, its event stream, the verdicts of its scenarios.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -47,8 +47,6 @@ pub struct Session {
     stop: watch::Receiver<bool>,
     start: Instant,
     counts: [AtomicUsize; 6],
-    /// How many scenarios held at a later attempt than the first.
-    held_later: AtomicUsize,
 }
 
 impl Session {
@@ -111,7 +109,6 @@ impl Session {
             stop,
             start: Instant::now(),
             counts: Default::default(),
-            held_later: AtomicUsize::default(),
         })
     }
 
@@ -155,10 +152,7 @@ impl Session {
         observed: &mut Option<Observed>,
     ) -> Verdict {
         let start = Instant::now();
-        let (verdict, attempts) = self.attempts(scenario, observed).await;
-        if verdict.held() && attempts > 1 {
-            self.held_later.fetch_add(1, Ordering::Relaxed);
-        }
+        let verdict = self.verdict(scenario, observed).await;
         let counter = match &verdict {
             verdict if verdict.held() => 0,
             Verdict::SetUpFailed { .. } => 2,
@@ -172,19 +166,13 @@ impl Session {
         self.events.emit(EventKind::ScenarioFinished {
             scenario: scenario.name.clone(),
             verdict: verdict.clone(),
-            attempts,
             seconds: start.elapsed().as_secs_f64(),
             folder: self.folder.path().join(&scenario.name),
         });
         verdict
     }
 
-    /// Runs a scenario once.
-    pub(super) async fn attempt(
-        &self,
-        scenario: &Scenario,
-        observed: &mut Option<Observed>,
-    ) -> Verdict {
+    async fn verdict(&self, scenario: &Scenario, observed: &mut Option<Observed>) -> Verdict {
         if let Some(reason) = unmet(&scenario.lab, self.folder.path()) {
             return Verdict::Skipped { reason };
         }
@@ -228,7 +216,6 @@ impl Session {
             [0, 1, 2, 3, 4, 5].map(|at: usize| self.counts[at].load(Ordering::Relaxed));
         self.events.emit(EventKind::RunFinished {
             held,
-            held_later: self.held_later.load(Ordering::Relaxed),
             measured,
             failed: failed + set_up_failed,
             skipped,
@@ -268,15 +255,6 @@ impl Session {
 
     pub(super) fn scenario_folder(&self, name: &str) -> Result<ScenarioFolder, EvidenceError> {
         self.folder.scenario(name)
-    }
-
-    /// Moves the evidence of an attempt out of the next one's way, and gives its new place.
-    pub(super) fn set_aside(
-        &self,
-        scenario: &str,
-        attempt: usize,
-    ) -> Result<PathBuf, EvidenceError> {
-        self.folder.set_aside(scenario, attempt)
     }
 
     /// What the run stands on.

@@ -26,6 +26,5 @@ pub use doors::{DOORS, Door, Doors, GuestEnd, port_name};
 pub use faults::BLOCK;
 pub use power::{BootFailure, Machine, MachineError};
 pub use process::{Process, ProcessError};
-pub use status::HOST_RESET;
 pub use write_log::{WriteLog, WriteLogError};
 pub use written::spread;

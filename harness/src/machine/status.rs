@@ -56,9 +56,6 @@ impl Ports {
     }
 }
 
-/// What is said of a reset of the host begins so; its reason in QMP's words and a closing bracket come next.
-pub const HOST_RESET: &str = "the host was reset (";
-
 /// Something that nobody asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Incident {
@@ -140,7 +137,8 @@ fn note(status: &mut Status, event: &QmpEvent, expected_off: bool) {
             status.resets += 1;
             status.agent_open = false;
             status.doors.all_closed();
-            (!expected_off).then(|| Incident::Guest(format!("{HOST_RESET}{})", word("reason"))))
+            (!expected_off)
+                .then(|| Incident::Guest(format!("the host was reset ({})", word("reason"))))
         }
         "SHUTDOWN" if !expected_off => Some(Incident::Guest(format!(
             "the host shut down ({})",

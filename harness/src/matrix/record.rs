@@ -308,7 +308,6 @@ mod tests {
                 console: Vec::new(),
                 nas_console: Vec::new(),
                 findings: Vec::new(),
-                unexplained: false,
             });
             event::Verdict::Measured {
                 failure: Some(failure),

@@ -84,7 +84,6 @@ mod tests {
             console: (0..30).map(|number| format!("line {number}")).collect(),
             nas_console: Vec::new(),
             findings: Vec::new(),
-            unexplained: false,
         };
         let verdict = Verdict::Failed {
             failure: Box::new(failure),

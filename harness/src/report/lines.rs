@@ -225,32 +225,15 @@ impl Lines {
                     ));
                 }
             }
-            EventKind::TriedAgain {
-                failure, folder, ..
-            } => {
-                let (step, title) = (failure.step, &failure.title);
-                let word = style("tried again").yellow();
-                self.say(&format!(
-                    "  {word} {scenario}: step {step} ({title}) failed, and nothing explains it but the emulation: {}",
-                    one_line(&failure.message)
-                ));
-                self.say(&format!("    evidence: {}", folder.display()));
-            }
             EventKind::ScenarioFinished {
                 verdict,
-                attempts,
                 seconds,
                 folder,
                 ..
             } => {
                 self.rest();
                 state.0.remove(scenario);
-                let attempts = match attempts {
-                    1 => String::new(),
-                    count => format!(" and {count} attempts"),
-                };
-                let took = format!("{seconds:.1} s{attempts}");
-                self.tell_verdict(scenario, verdict, &took, folder);
+                self.tell_verdict(scenario, verdict, *seconds, folder);
             }
             _ => {}
         }
@@ -280,30 +263,25 @@ impl Lines {
             }
             EventKind::RunFinished {
                 held,
-                held_later,
                 measured,
                 failed,
                 skipped,
                 seconds,
             } => {
                 self.rest();
-                let later = match held_later {
-                    0 => String::new(),
-                    count => format!(" ({count} of them not at the first attempt)"),
-                };
                 let measured = match measured {
                     0 => String::new(),
                     count => format!("{count} measured, "),
                 };
                 self.say(&format!(
-                    "\n{measured}{held} held{later}, {failed} failed, {skipped} skipped in {seconds:.1} s"
+                    "\n{measured}{held} held, {failed} failed, {skipped} skipped in {seconds:.1} s"
                 ));
             }
             _ => {}
         }
     }
 
-    fn tell_verdict(&self, scenario: &str, verdict: &Verdict, took: &str, folder: &Path) {
+    fn tell_verdict(&self, scenario: &str, verdict: &Verdict, seconds: f64, folder: &Path) {
         let (word, note) = match verdict {
             Verdict::Held => (style("held").green(), String::new()),
             Verdict::FailedAsExpected { failure } => (
@@ -325,7 +303,7 @@ impl Lines {
             Verdict::Interrupted => (style("INTERRUPTED").yellow(), String::new()),
             Verdict::Skipped { reason } => (style("skipped").yellow(), format!(": {reason}")),
         };
-        self.say(&format!("  {word} {scenario} in {took}{note}"));
+        self.say(&format!("  {word} {scenario} in {seconds:.1} s{note}"));
         for line in render_failure(verdict, folder).lines() {
             self.say(&format!("    {line}"));
         }

@@ -102,7 +102,8 @@ fn smart_disk(disk: &SmartDisk) -> Value {
         value["critical-warning"] = json!(disk.critical_warning);
         value["firmware"] = json!(FIRMWARE);
     }
-    if disk.wwn.is_some() {
+    // A disk that is not the lab's has QEMU's own name, and what else it says is QEMU's as well.
+    if disk.wwn.is_some() || !disk.model.starts_with("QEMU ") {
         value["wwn"] = json!(disk.wwn);
         value["family"] = json!(disk.family);
         value["firmware"] = json!(disk.firmware);
