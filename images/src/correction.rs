@@ -177,7 +177,8 @@ fn atomic_flag(code: &[u8], address: u64) -> Result<Patch, String> {
             Code::Or_rm32_imm32 => one.immediate32() == IGNNE,
             _ => false,
         };
-        flag && one.op0_kind() == OpKind::Memory
+        // An address relative to the instruction's end would be another one's.
+        flag && one.op0_kind() == OpKind::Memory && !one.is_ip_rel_memory_operand()
     });
     let (Some(change), None) = (changes.next(), changes.next()) else {
         return Err("changes no flag in one place".to_owned());

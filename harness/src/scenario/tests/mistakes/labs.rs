@@ -169,4 +169,14 @@ fn wrong_labs() {
             "9:1 an NVMe drive is one disk",
         ],
     );
+    check(
+        &lab(
+            "[[controller]]\nmodel = \"nvme\"\nslot = \"root-port\"\ndisk = [{ drive = \"980-pro\", serial = \"N1\", wwn = \"0x0025380000000001\" }]",
+        ),
+        &["6:51 an NVMe drive of a lab has no WWN: QEMU can give it none and still save its state"],
+    );
+    check(
+        &disks(&["{ drive = \"exos-x14\", serial = \"AAA\" }".to_owned()]),
+        &["7:1 this disk has no WWN: write one, as in wwn = \"0x5000c500a1b2c3d4\""],
+    );
 }
