@@ -8,12 +8,12 @@ use super::checks::Held;
 use super::failure::{Failure, NAS_RESET};
 use super::run::Runner;
 use crate::event::EventKind;
-use crate::finding::{self, FactBook, Finding, HOST_PROBES, Incident, RunContext, Severity};
+use crate::finding::{self, FactBook, Finding, HOST_PROBES, Incident, RunContext};
 use crate::plan::Key;
 use crate::probe::kernel_log::PciIdentity;
 use crate::probe::pci::PciFacts;
 use crate::probe::{self, Facts, Probe};
-use crate::scenario::{Action, FailureKind};
+use crate::scenario::{Action, ExpectedFindings, FailureKind};
 
 /// The name of the check, as reports call it.
 const CHECK: &str = "findings";
@@ -238,7 +238,7 @@ fn incidents(message: &str) -> Vec<Incident> {
 /// Exactly the named errors and warnings; a note counts where it is named. What could not be read of the
 /// host might have proven something, so that nothing found is then no answer.
 fn judge(
-    expected: &[String],
+    expected: &ExpectedFindings,
     book: &FactBook,
     findings: Vec<Finding>,
 ) -> Result<Held, Box<Failure>> {
@@ -255,16 +255,15 @@ fn judge(
         0 => "no errors and warnings".to_owned(),
         _ => ids.iter().copied().collect::<Vec<_>>().join(", "),
     };
-    let wanted: BTreeSet<&str> = expected.iter().map(String::as_str).collect();
-    let counts = |one: &&Finding| one.severity > Severity::Note || wanted.contains(one.id);
-    let seen: BTreeSet<&str> = findings.iter().filter(counts).map(|one| one.id).collect();
-    let text = list(&seen);
-    if seen == wanted {
+    let text = list(&expected.count(&findings));
+    let (missing, surplus) = expected.differences(&findings);
+    if missing.is_empty() && surplus.is_empty() {
         return Ok(Held {
             check: CHECK,
             seen: text,
         });
     }
+    let wanted = expected.named.iter().map(String::as_str).collect();
     let mut failure = Failure::check(CHECK, list(&wanted), text);
     failure.findings = findings;
     Err(failure)
@@ -273,7 +272,15 @@ fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::Reference;
+    use crate::finding::{Reference, Severity};
+
+    fn expect(named: &[&str], possible: &[&str]) -> ExpectedFindings {
+        let owned = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
+        ExpectedFindings {
+            named: owned(named),
+            possible: owned(possible),
+        }
+    }
 
     fn read() -> FactBook {
         let cmdline = probe::cmdline::parse("quiet\n").unwrap();
@@ -300,14 +307,18 @@ mod tests {
                 found("c", Severity::Note),
             ]
         };
-        for (expected, holds) in [
-            (&["a", "b"][..], true),
-            (&["b", "a", "c"], true),
-            (&["a"], false),
-            (&["a", "b", "d"], false),
-            (&[], false),
+        for (named, possible, holds) in [
+            (&["a", "b"][..], &[][..], true),
+            (&["b", "a", "c"], &[], true),
+            (&["a"], &[], false),
+            (&["a", "b", "d"], &[], false),
+            (&[], &[], false),
+            (&["a"], &["b"], true),
+            (&["a", "b"], &["d"], true),
+            (&["a"], &["c", "d"], false),
+            (&["a", "d"], &["b"], false),
         ] {
-            let expected: Vec<String> = expected.iter().map(|id| (*id).to_owned()).collect();
+            let expected = expect(named, possible);
             let judged = judge(&expected, &read(), findings());
             assert_eq!(judged.is_ok(), holds, "{expected:?}");
             if let Err(failure) = judged {
@@ -315,7 +326,7 @@ mod tests {
                 assert_eq!(failure.findings.len(), 3);
             }
         }
-        assert!(judge(&[], &read(), vec![found("c", Severity::Note)]).is_ok());
+        assert!(judge(&expect(&[], &[]), &read(), vec![found("c", Severity::Note)]).is_ok());
     }
 
     #[test]
@@ -323,7 +334,7 @@ mod tests {
         let mut book = read();
         book.unreadable
             .insert(Probe::Initramfs, "no such file".to_owned());
-        let failure = judge(&[], &book, Vec::new()).unwrap_err();
+        let failure = judge(&expect(&[], &[]), &book, Vec::new()).unwrap_err();
         assert!(
             failure
                 .message
@@ -333,12 +344,12 @@ mod tests {
         let mut book = read();
         book.unreadable
             .insert(Probe::Smart, "no such guest".to_owned());
-        assert!(judge(&[], &book, Vec::new()).is_ok());
+        assert!(judge(&expect(&[], &[]), &book, Vec::new()).is_ok());
 
-        assert!(judge(&[], &FactBook::default(), Vec::new()).is_err());
+        assert!(judge(&expect(&[], &[]), &FactBook::default(), Vec::new()).is_err());
         // A console alone can prove something too.
         let panicked = vec![found("host-panicked", Severity::Error)];
-        let expected = ["host-panicked".to_owned()];
+        let expected = expect(&["host-panicked"], &[]);
         assert!(judge(&expected, &FactBook::default(), panicked).is_ok());
     }
 

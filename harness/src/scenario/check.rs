@@ -72,14 +72,14 @@ impl<'a> Checker<'a> {
                 });
             }
         }
+        let closing = root.get("expect");
+        self.findings(&closing, &file.expect);
         let Ending {
             expect,
             findings,
             failure,
         } = file.expect.split();
-        let closing = root.get("expect");
         self.expect(&closing, &expect);
-        self.findings(&closing.get("findings"), findings.as_deref());
         if let Some(failure) = &failure {
             self.failure(&closing.get("failure"), failure, &steps);
         }

@@ -1,10 +1,11 @@
 //! What must hold, and the one way in which a scenario may be meant to fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::finding::{Finding, Severity};
 use crate::lab::{Firmware, Iommu, PciAddress};
 
 /// What must hold on the host and in the NAS guest.
@@ -203,6 +204,41 @@ pub struct ExpectedFailure {
     pub check: Option<String>,
     /// The failure's message must contain each of these.
     pub contains: Vec<String>,
+}
+
+/// The findings that the facts must prove at a scenario's end: exactly these errors and warnings, and these
+/// notes among others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExpectedFindings {
+    /// Those that have to be there.
+    pub named: Vec<String>,
+    /// Those that may be there or not, where the damage is another one each time.
+    pub possible: Vec<String>,
+}
+
+impl ExpectedFindings {
+    /// Those of what was found that have to be expected: all errors and warnings, and the notes that are named.
+    pub fn count<'f>(&self, findings: &'f [Finding]) -> BTreeSet<&'f str> {
+        let counts = |one: &&Finding| {
+            one.severity > Severity::Note || self.named.iter().any(|id| id == one.id)
+        };
+        findings.iter().filter(counts).map(|one| one.id).collect()
+    }
+
+    /// Those that are missing, and those that are there against the expectation.
+    pub fn differences<'f>(&'f self, findings: &'f [Finding]) -> (Vec<&'f str>, Vec<&'f str>) {
+        let counted = self.count(findings);
+        let named: BTreeSet<&str> = self.named.iter().map(String::as_str).collect();
+        let possible = |id: &&str| self.possible.iter().any(|one| one == id);
+        (
+            named.difference(&counted).copied().collect(),
+            counted
+                .difference(&named)
+                .copied()
+                .filter(|id| !possible(id))
+                .collect(),
+        )
+    }
 }
 
 /// In which of the ways a step can fail.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::expect::{Expect, ExpectNas, ExpectPve, ExpectedFailure};
+use super::expect::{Expect, ExpectNas, ExpectPve, ExpectedFailure, ExpectedFindings};
 use super::fault::{Awaited, CutDuring, DiskError, Measure, NvmeWarning, PowerCuts};
 use super::step::{GuestName, Vmid};
 use crate::finding;
@@ -43,6 +43,10 @@ pub(super) struct Closing {
     #[serde(default)]
     #[schemars(schema_with = "finding_ids")]
     pub findings: Option<Vec<String>>,
+    /// Findings that may be there besides, for a scenario whose damage is another one each time.
+    #[serde(default)]
+    #[schemars(schema_with = "finding_ids")]
+    pub possible_findings: Option<Vec<String>>,
     /// The failure that this scenario is about. It passes only if exactly this one happens.
     pub failure: Option<ExpectedFailure>,
 }
@@ -50,7 +54,7 @@ pub(super) struct Closing {
 /// What a scenario says of its end.
 pub(super) struct Ending {
     pub expect: Expect,
-    pub findings: Option<Vec<String>>,
+    pub findings: Option<ExpectedFindings>,
     pub failure: Option<ExpectedFailure>,
 }
 
@@ -62,7 +66,10 @@ impl Closing {
                 pve: self.pve,
                 nas: self.nas,
             },
-            findings: self.findings,
+            findings: self.findings.map(|named| ExpectedFindings {
+                named,
+                possible: self.possible_findings.unwrap_or_default(),
+            }),
             failure: self.failure,
         }
     }

@@ -20,8 +20,8 @@ mod title;
 
 pub(crate) use digest::of as digest_of;
 pub use expect::{
-    CHECKS, DriverState, Expect, ExpectNas, ExpectPve, ExpectedFailure, FailureKind,
-    PoolExpectation, SmartVerdict,
+    CHECKS, DriverState, Expect, ExpectNas, ExpectPve, ExpectedFailure, ExpectedFindings,
+    FailureKind, PoolExpectation, SmartVerdict,
 };
 pub use fault::{
     Access, Awaited, CriticalWarning, CutDuring, DiskError, Flushes, Measure, NvmeWarning,

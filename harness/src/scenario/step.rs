@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::expect::{Expect, ExpectedFailure};
+use super::expect::{Expect, ExpectedFailure, ExpectedFindings};
 use super::fault::{Awaited, CutDuring, DiskError, Measure, NvmeWarning, PowerCuts};
 use crate::lab::{Lab, PciAddress};
 use crate::probe::Probe;
@@ -26,8 +26,8 @@ pub struct Scenario {
     pub steps: Vec<Step>,
     /// What must hold when all steps are done.
     pub expect: Expect,
-    /// The findings at the end: exactly these errors and warnings, and these notes among others.
-    pub findings: Option<Vec<String>>,
+    /// The findings at the end.
+    pub findings: Option<ExpectedFindings>,
     /// The one failure that this scenario is about; it passes only on that.
     pub failure: Option<ExpectedFailure>,
 }

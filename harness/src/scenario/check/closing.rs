@@ -3,6 +3,7 @@
 use super::Checker;
 use crate::scenario::document::Node;
 use crate::scenario::expect::{CHECKS, Expect, ExpectedFailure, FailureKind};
+use crate::scenario::file::Closing;
 use crate::scenario::labs::serial_problem;
 use crate::scenario::nearest::advice;
 use crate::scenario::step::{Action, Step};
@@ -21,10 +22,30 @@ impl Checker<'_> {
     }
 
     /// Names that no rule has were noted when the file was held against its schema.
-    pub(super) fn findings(&self, place: &Node<'_>, findings: Option<&[String]>) {
-        let findings = findings.unwrap_or_default();
-        for (index, id) in findings.iter().enumerate() {
-            if findings[..index].contains(id) {
+    pub(super) fn findings(&self, closing: &Node<'_>, table: &Closing) {
+        let named = table.findings.as_deref();
+        self.each_once(&closing.get("findings"), named.unwrap_or_default());
+        let Some(possible) = &table.possible_findings else {
+            return;
+        };
+        let place = closing.get("possible-findings");
+        let Some(named) = named else {
+            let help = Some("add findings = [], or those that have to be there".to_owned());
+            self.note(&place, "no `findings` that these could come besides", help);
+            return;
+        };
+        self.each_once(&place, possible);
+        for (index, id) in possible.iter().enumerate() {
+            if named.contains(id) {
+                let message = format!("`{id}` has to be there by `findings`");
+                self.note(&place.item(index), message, None);
+            }
+        }
+    }
+
+    fn each_once(&self, place: &Node<'_>, ids: &[String]) {
+        for (index, id) in ids.iter().enumerate() {
+            if ids[..index].contains(id) {
                 let message = format!("`{id}` is in this list already");
                 self.note(&place.item(index), message, None);
             }

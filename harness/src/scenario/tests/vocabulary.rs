@@ -40,7 +40,7 @@ fn the_vocabulary_acts_inside_the_lab_only() {
         ("PowerCuts", "cuts flushes pool seed"),
         ("Measure", "against device save"),
         // These only look.
-        ("Closing", "failure findings nas pve"),
+        ("Closing", "failure findings nas possible-findings pve"),
         ("ExpectedFailure", "check contains kind"),
         ("Expect", "nas pve"),
     ] {

@@ -234,6 +234,22 @@ fn expected_findings() {
         &findings("[\"vt-d-off\", \"vt-d-off\"]"),
         &["6:25 `vt-d-off` is in this list already"],
     );
+    let possible = |list: &str| findings(&format!("[\"vt-d-off\"]\npossible-findings = {list}"));
+    fine(&possible("[\"pool-has-errors\"]"));
+    check(
+        &possible("[\"vt-d-off\"]"),
+        &["7:22 `vt-d-off` has to be there by `findings`"],
+    );
+    check(
+        &possible("[\"vt-d-of\"]"),
+        &["7:22 `vt-d-of` is not a value of `possible-findings` (did you mean `vt-d-off`?)"],
+    );
+    check(
+        "reboot = true\n[expect]\npossible-findings = [\"vt-d-off\"]",
+        &[
+            "6:21 no `findings` that these could come besides (add findings = [], or those that have to be there)",
+        ],
+    );
     check(
         "expect = { findings = [] }",
         &["4:12 unknown key `findings` in `expect` (it belongs in the closing `[expect]`)"],
