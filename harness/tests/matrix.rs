@@ -35,10 +35,6 @@ const UNPROVEN: &[(&str, &str)] = &[
         "pool-unavailable",
         "a pool that loses its disks while it is imported is suspended; this state is one of pools at import",
     ),
-    (
-        "root-not-found",
-        "it needs a boot that fails, which no checkpoint can hold: a minute of every run for what unit tests show as well",
-    ),
 ];
 
 fn catalogue() -> &'static Path {

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 const KEPT_LINES: usize = 40;
 
 /// What a console shows when a boot has come to an end that nobody wanted.
-const FATAL: [&str; 6] = [
+const FATAL: [&str; 7] = [
     "Kernel panic - not syncing",
     "Unable to mount root",
+    "No root device specified",
     "Dropping to a shell!",
     "You are in emergency mode",
     "Boot failed: not a bootable disk",

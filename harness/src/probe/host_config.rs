@@ -26,8 +26,12 @@ pub struct HostConfigFacts {
     pub grub_syntax_errors: Vec<SyntaxError>,
     /// The words after the kernel's file of each `linux` line in `/boot/grub/grub.cfg`, in their order.
     pub grub_entries: Vec<Vec<String>>,
-    /// The words of `/etc/kernel/cmdline`, which systemd-boot is set up from.
+    /// The words of the first line of `/etc/kernel/cmdline`, which systemd-boot is set up from.
     pub kernel_cmdline: Option<Vec<String>>,
+    /// Its other lines, as far as they are not empty. `proxmox-boot-tool` copies the file as it is, and in a boot
+    /// entry each line stands for itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel_cmdline_more: Vec<String>,
     /// How many EFI system partitions `proxmox-boot-tool` looks after.
     #[serde(default)]
     pub boot_tool_partitions: usize,
@@ -79,8 +83,11 @@ if [ -f /boot/grub/grub.cfg ]; then
     sed -n -E 's/^[[:space:]]*linux(16|efi)?[[:space:]]+/entry\t/p' /boot/grub/grub.cfg || exit
 fi
 if [ -f /etc/kernel/cmdline ]; then
-    read -r line </etc/kernel/cmdline
-    printf 'kernel-cmdline\t%s\n' "$line"
+    keyword=kernel-cmdline
+    while read -r line || [ -n "$line" ]; do
+        printf "$keyword\t%s\n" "$line"
+        keyword=kernel-cmdline-more
+    done </etc/kernel/cmdline
 fi
 if [ -f /etc/kernel/proxmox-boot-uuids ]; then
     while read -r line; do [ -n "$line" ] && echo boot-tool; done </etc/kernel/proxmox-boot-uuids
@@ -146,6 +153,12 @@ pub fn parse(output: &str) -> Result<HostConfigFacts, ParseError> {
             "kernel-cmdline" => {
                 let words = record.one()?.split_whitespace();
                 facts.kernel_cmdline = Some(words.map(str::to_owned).collect());
+            }
+            "kernel-cmdline-more" => {
+                let line = record.one()?.trim();
+                if !line.is_empty() {
+                    facts.kernel_cmdline_more.push(line.to_owned());
+                }
             }
             "boot-tool" => facts.boot_tool_partitions += 1,
             "modprobe" => {
@@ -256,6 +269,8 @@ grub-line\tGRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX console=ttyS0\"
 entry\t/boot/vmlinuz-6.8.12-1-pve root=/dev/mapper/pve-root ro  quiet
 entry\t/boot/vmlinuz-6.8.12-1-pve root=/dev/mapper/pve-root ro single
 kernel-cmdline\troot=ZFS=rpool/ROOT/pve-1 boot=zfs
+kernel-cmdline-more\t
+kernel-cmdline-more\tintel_iommu=on
 boot-tool
 modprobe\t/etc/modprobe.d/blacklist.conf
 rule\tblacklist\tahci
@@ -281,6 +296,7 @@ end
             ["root=/dev/mapper/pve-root", "ro", "quiet"]
         );
         assert_eq!(facts.kernel_cmdline.as_ref().unwrap().len(), 2);
+        assert_eq!(facts.kernel_cmdline_more, ["intel_iommu=on"]);
         assert_eq!(facts.boot_tool_partitions, 1);
         let rules: Vec<String> = facts
             .rules

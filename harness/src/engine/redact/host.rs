@@ -44,6 +44,7 @@ pub(super) fn config(facts: &HostConfigFacts) -> Value {
         "grub-syntax-errors": facts.grub_syntax_errors,
         "first-entry": facts.grub_entries.first().map(|entry| words(entry)),
         "kernel-cmdline": facts.kernel_cmdline.as_deref().map(words),
+        "kernel-cmdline-more": facts.kernel_cmdline_more,
         "boot-tool-partitions": facts.boot_tool_partitions,
         "rules": facts.rules.iter().filter(watched).map(rule).collect::<Vec<_>>(),
     })

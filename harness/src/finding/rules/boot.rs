@@ -1,16 +1,10 @@
-//! What was written into the host's files and is not in force, and why not.
+//! The command line and its boot loader: what was written into their files and is not in force, and why not.
 
-use std::collections::BTreeSet;
-
-use super::references::{
-    GRUB_CONFIGURATION, INITRAMFS, INITRAMFS_DEBUG, PVE_BOOT_TOOL, PVE_CMDLINE,
-};
-use super::storage;
+use super::initramfs::{blacklisted_and_loaded, in_force_since_boot};
+use super::references::{GRUB_CONFIGURATION, PVE_BOOT_TOOL, PVE_CMDLINE};
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Loader, View, is_passthrough_word};
 use crate::probe::host_config::HostConfigFacts;
-use crate::probe::initramfs::ModprobeRule;
-use crate::probe::modules::{ModuleState, canonical};
 use crate::scenario::FailureKind;
 
 pub(super) const RULES: &[Rule] = &[
@@ -50,39 +44,21 @@ pub(super) const RULES: &[Rule] = &[
         derive: boot_entry_not_refreshed,
     },
     Rule {
+        id: "kernel-cmdline-not-one-line",
+        severity: Severity::Error,
+        summary: "/etc/kernel/cmdline has more than one line, and only the first counts",
+        explanation: "proxmox-boot-tool puts the whole file behind the word `options` of a boot entry. systemd-boot reads \
+            that entry line by line: what is on a second line is no option any more, and nothing complains.",
+        reference: PVE_CMDLINE,
+        derive: kernel_cmdline_not_one_line,
+    },
+    Rule {
         id: "reboot-pending",
         severity: Severity::Warning,
         summary: "the next boot is set up differently from this one",
         explanation: "Command line and initramfs take effect at boot. What is judged now is still the old state.",
         reference: PVE_CMDLINE,
         derive: reboot_pending,
-    },
-    Rule {
-        id: "initramfs-stale",
-        severity: Severity::Error,
-        summary: "modprobe's rules on disk and those in the initramfs differ, and the initramfs loads the driver",
-        explanation: "Drivers of storage are loaded from the initramfs, by the rules that were copied into it when it was \
-            built. A blacklist that is only on the disk comes too late.",
-        reference: INITRAMFS,
-        derive: initramfs_stale,
-    },
-    Rule {
-        id: "initramfs-update-interrupted",
-        severity: Severity::Warning,
-        summary: "an update of the initramfs was cut off",
-        explanation: "update-initramfs writes a .new file and renames it when it is whole. One that is left over means that \
-            the host boots with the image from before.",
-        reference: INITRAMFS,
-        derive: initramfs_update_interrupted,
-    },
-    Rule {
-        id: "root-not-found",
-        severity: Severity::Error,
-        summary: "the host's initramfs does not find the root file system",
-        explanation: "The disk with the root file system did not appear: its driver was not loaded, its controller was \
-            given away, or the disk is gone. The initramfs ends in a shell.",
-        reference: INITRAMFS_DEBUG,
-        derive: root_not_found,
     },
     Rule {
         id: "no-boot-loader",
@@ -218,7 +194,16 @@ fn wrong_bootloader_file(view: &View<'_>) -> Option<Draft> {
     Some(draft.fix(refresh).fix("reboot"))
 }
 
+/// Whether the facts are from before a reboot that then failed: what waited for it is no news.
+fn is_before_failed_boot(view: &View<'_>) -> bool {
+    let run = view.run();
+    run.is_some_and(|run| run.failure == Some(FailureKind::Boot))
+}
+
 fn boot_entry_not_refreshed(view: &View<'_>) -> Option<Draft> {
+    if is_before_failed_boot(view) {
+        return None;
+    }
     let facts = view.facts();
     let (config, running) = (facts.host_config.as_ref()?, facts.cmdline.as_ref()?);
     let (loader, source, quote) = view.loader()?;
@@ -249,12 +234,41 @@ fn boot_entry_not_refreshed(view: &View<'_>) -> Option<Draft> {
     )
 }
 
+fn kernel_cmdline_not_one_line(view: &View<'_>) -> Option<Draft> {
+    let config = view.facts().host_config.as_ref()?;
+    let (Loader::SystemdBoot, source, quote) = view.loader()? else {
+        return None;
+    };
+    let first = config.kernel_cmdline.as_ref()?.join(" ");
+    let more = config.kernel_cmdline_more.as_slice();
+    if more.is_empty() {
+        return None;
+    }
+    let lines = more.iter().map(|line| {
+        (
+            "host-config",
+            format!("/etc/kernel/cmdline, a further line: {line}"),
+        )
+    });
+    let mut draft = Draft::new(format!(
+        "`{}` is on a further line of /etc/kernel/cmdline, where systemd-boot does not take it for options",
+        more.join(" ")
+    ))
+    .proof(source, quote)
+    .proof("host-config", format!("/etc/kernel/cmdline: {first}"));
+    for (source, line) in lines {
+        draft = draft.proof(source, line);
+    }
+    Some(
+        draft
+            .fix("# make one line of /etc/kernel/cmdline, without comments")
+            .fix("proxmox-boot-tool refresh")
+            .fix("reboot"),
+    )
+}
+
 fn reboot_pending(view: &View<'_>) -> Option<Draft> {
-    // The facts are from before a reboot that then failed.
-    if view
-        .run()
-        .is_some_and(|run| run.failure == Some(FailureKind::Boot))
-    {
+    if is_before_failed_boot(view) {
         return None;
     }
     let mut draft =
@@ -284,132 +298,6 @@ fn reboot_pending(view: &View<'_>) -> Option<Draft> {
         }
     }
     pending.then(|| draft.fix("reboot"))
-}
-
-/// Blacklists of modules that are loaded all the same, where the initramfs has the rule too.
-pub(super) fn blacklisted_and_loaded<'a>(view: &View<'a>) -> Vec<(&'a ModprobeRule, &'a str)> {
-    let facts = view.facts();
-    let (Some(config), Some(modules), Some(initramfs)) =
-        (&facts.host_config, &facts.modules, &facts.initramfs)
-    else {
-        return Vec::new();
-    };
-    config
-        .rules
-        .iter()
-        .filter(|rule| rule.command == "blacklist")
-        .filter(|rule| modules.state(&rule.module) == ModuleState::Loaded)
-        .filter(|rule| initramfs.blacklists(&rule.module))
-        .map(|rule| (rule, rule.module.as_str()))
-        .collect()
-}
-
-/// Whether a rule, and the initramfs that has it, were written before this boot; `None` where times are
-/// not known.
-pub(super) fn in_force_since_boot(view: &View<'_>, rule: &ModprobeRule) -> Option<bool> {
-    let facts = view.facts();
-    let (config, platform) = (facts.host_config.as_ref()?, facts.platform.as_ref()?);
-    let image = format!("/boot/initrd.img-{}", platform.kernel);
-    let image = *config.written.get(&image)?;
-    // A file of a package is as old as its package.
-    let file = config.written.get(&rule.file).copied().unwrap_or_default();
-    Some(image.max(file) < platform.booted_at)
-}
-
-fn initramfs_stale(view: &View<'_>) -> Option<Draft> {
-    let facts = view.facts();
-    let (config, initramfs) = (facts.host_config.as_ref()?, facts.initramfs.as_ref()?);
-    // Options of other modules are none of passthrough's business, and a file without .conf is no file.
-    let own = |rule: &&ModprobeRule| {
-        let file = rule.file.trim_start_matches('/');
-        let about = rule.command != "options" || rule.module.starts_with("vfio");
-        about
-            && file.starts_with("etc/modprobe.d/")
-            && file.ends_with(".conf")
-            && initramfs.drivers.contains(&canonical(&rule.module))
-    };
-    let key = |rule: &ModprobeRule| format!("{} {} {}", rule.command, rule.module, rule.rest);
-    let keys = |rules: &[ModprobeRule]| -> BTreeSet<String> { rules.iter().map(key).collect() };
-    let (on_disk, in_image) = (keys(&config.rules), keys(&initramfs.rules));
-    let missing = config
-        .rules
-        .iter()
-        .filter(own)
-        .filter(|rule| !in_image.contains(&key(rule)));
-    let left_over = initramfs
-        .rules
-        .iter()
-        .filter(own)
-        .filter(|rule| !on_disk.contains(&key(rule)));
-    let (missing, left_over): (Vec<_>, Vec<_>) = (missing.collect(), left_over.collect());
-    let cause = match (missing.first(), left_over.first()) {
-        (Some(rule), _) => format!(
-            "`{}` is on the disk and not in the initramfs, which loads the driver",
-            key(rule).trim_end()
-        ),
-        (None, Some(rule)) => format!(
-            "`{}` was taken away and is still in the initramfs",
-            key(rule).trim_end()
-        ),
-        (None, None) => return None,
-    };
-    let module = missing
-        .iter()
-        .chain(&left_over)
-        .next()
-        .map(|rule| rule.module.clone());
-    let module = module.unwrap_or_default();
-    let quote = |rule: &&ModprobeRule| format!("{}: {}", rule.file, key(rule).trim_end());
-    let holds = facts
-        .pci
-        .iter()
-        .flat_map(|pci| &pci.devices)
-        .filter(|device| canonical(&String::from(device.driver.clone())) == module);
-    Some(
-        Draft::new(cause)
-            .proofs("host-config", missing.iter().map(quote))
-            .proofs("initramfs", left_over.iter().map(quote))
-            .proof(
-                "initramfs",
-                format!("initrd.img-{} holds {module}", initramfs.kernel),
-            )
-            .proofs("pci", holds.map(crate::finding::view::describe))
-            .fix("update-initramfs -u -k all")
-            .fix("reboot"),
-    )
-}
-
-fn initramfs_update_interrupted(view: &View<'_>) -> Option<Draft> {
-    let config = view.facts().host_config.as_ref()?;
-    let left_over = config
-        .written
-        .keys()
-        .find(|file| file.starts_with("/boot/initrd.img-") && file.ends_with(".new"))?;
-    let image = left_over.trim_end_matches(".new");
-    Some(
-        Draft::new(format!(
-            "the last update of {image} was cut off, so the image is the one from before"
-        ))
-        .proof("host-config", format!("{left_over} was left over"))
-        .fix(format!("rm {}", word(left_over)))
-        .fix("update-initramfs -u -k all")
-        .fix("reboot"),
-    )
-}
-
-fn root_not_found(view: &View<'_>) -> Option<Draft> {
-    let line = view
-        .console("Gave up waiting for root")
-        .or_else(|| view.console("Unable to mount root"))?;
-    if storage::boots_from_controller(view).is_some() {
-        return None;
-    }
-    Some(
-        Draft::new("the initramfs does not find the host's root file system")
-            .proof("run", line.clone())
-            .fix("# in the initramfs shell: cat /proc/cmdline; cat /proc/modules; ls /dev/disk/by-uuid")
-            .fix("# load the driver by its name there, and go on with: exit"),
-    )
 }
 
 fn no_boot_loader(view: &View<'_>) -> Option<Draft> {

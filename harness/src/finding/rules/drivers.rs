@@ -1,6 +1,6 @@
 //! Which driver holds what: blacklists, ids, modules, watchdogs.
 
-use super::boot::{blacklisted_and_loaded, in_force_since_boot};
+use super::initramfs::{blacklisted_and_loaded, in_force_since_boot};
 use super::references::{MODPROBE, PVE_PASSTHROUGH, PVE_PASSTHROUGH_WIKI, PVE_WATCHDOG};
 use crate::finding::book::Incident;
 use crate::finding::model::{Draft, Rule, Severity, word};

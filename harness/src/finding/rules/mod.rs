@@ -4,6 +4,7 @@ mod boot;
 mod drivers;
 mod group;
 mod health;
+mod initramfs;
 mod iommu;
 mod list;
 mod references;

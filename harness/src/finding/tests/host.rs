@@ -186,6 +186,20 @@ pub(super) fn cases() -> Vec<Case> {
                 .console
                 .push("Gave up waiting for root file system device.  Common problems:".to_owned());
         }),
+        error("root-not-found", |book| {
+            let told = "No root device specified. Boot arguments must include a root= parameter.";
+            run(book).console.push(told.to_owned());
+        }),
+        error("root-not-found", |book| {
+            // Before the reboot that would show it.
+            systemd_boot(book);
+            kernel_cmdline(book, "quiet intel_iommu=on iommu=pt");
+        }),
+        error("kernel-cmdline-not-one-line", |book| {
+            systemd_boot(book);
+            let more = ["intel_iommu=on iommu=pt".to_owned()];
+            config(book).kernel_cmdline_more.extend(more);
+        }),
         error("no-boot-loader", |book| {
             run(book).console.push("Shell> ".to_owned());
         }),
@@ -322,6 +336,15 @@ fn files_of_boot_loaders() {
         kernel_cmdline(book, "root=UUID=1 quiet splash")
     });
     silent("wrong-bootloader-file", systemd_boot);
+    silent("root-not-found", systemd_boot);
+    for rule in ["root-not-found", "kernel-cmdline-not-one-line"] {
+        // GRUB does not read that file.
+        silent(rule, |book| {
+            kernel_cmdline(book, "quiet");
+            let more = ["root=UUID=1".to_owned()];
+            config(book).kernel_cmdline_more.extend(more);
+        });
+    }
     silent("boot-entry-not-refreshed", systemd_boot);
     silent("boot-entry-not-refreshed", |book| words(book, "quiet"));
     silent("reboot-pending", |book| {
@@ -360,6 +383,11 @@ fn initramfs_and_root() {
         ));
     });
     silent("reboot-pending", |book| {
+        words(book, "quiet");
+        run(book).failure = Some(crate::scenario::FailureKind::Boot);
+    });
+    silent("boot-entry-not-refreshed", |book| {
+        systemd_boot(book);
         words(book, "quiet");
         run(book).failure = Some(crate::scenario::FailureKind::Boot);
     });
