@@ -24,16 +24,8 @@ const UNPROVEN: &[(&str, &str)] = &[
         "QEMU's tables are sound: a kernel that is told to use this IOMMU does",
     ),
     (
-        "acs-override",
-        "the parameter is a patch of Proxmox's kernel, which Debian's does not have",
-    ),
-    (
         "disk-has-defects",
         "the attributes of QEMU's disks are constants",
-    ),
-    (
-        "pool-unavailable",
-        "a pool that loses its disks while it is imported is suspended; this state is one of pools at import",
     ),
 ];
 

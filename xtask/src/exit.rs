@@ -51,6 +51,14 @@ impl From<Summary> for Exit {
 }
 
 impl Exit {
+    /// A run that is a failure for a reason of its own, unless something worse ended it.
+    pub fn or_failed(self) -> Self {
+        match self {
+            Exit::Held | Exit::NothingRan => Exit::Failed,
+            worse => worse,
+        }
+    }
+
     /// How another process of this program ended.
     pub fn of_process(status: ExitStatus) -> Self {
         match status.code() {
@@ -113,5 +121,7 @@ mod tests {
             Exit::Interrupted
         );
         assert_eq!(Exit::from(Summary { held: 0, ..summary }), Exit::NothingRan);
+        assert_eq!(Exit::NothingRan.or_failed(), Exit::Failed);
+        assert_eq!(Exit::Interrupted.or_failed(), Exit::Interrupted);
     }
 }

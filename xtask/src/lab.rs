@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anstream::{eprintln, print, println};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use harness::engine::{Ground, Session, SessionError};
+use harness::engine::{Ground, Session, SessionError, Summary};
 use harness::report::Lines;
 use harness::scenario::{self, Scenario};
 use harness::signals;
@@ -40,6 +40,9 @@ pub struct LabCommand {
     /// Runs one part of so many, such as 2/5: whole subtrees of the plan, of about the same duration.
     #[arg(long, value_name = "K/N")]
     partition: Option<Partition>,
+    /// Makes a skipped scenario a failure.
+    #[arg(long, env = "LAB_DENY_SKIPS", value_parser = clap::builder::FalseyValueParser::new())]
+    deny_skips: bool,
     #[command(flatten)]
     machine: Machine,
 }
@@ -123,7 +126,15 @@ pub fn run(command: LabCommand) -> anyhow::Result<Exit> {
     }
     let runtime = Runtime::new().context("failed to start the runtime")?;
     let side_by_side = (command.jobs, command.partition);
-    runtime.block_on(run_all(command.machine, chosen, side_by_side))
+    let summary = runtime.block_on(run_all(command.machine, chosen, side_by_side))?;
+    Ok(match summary {
+        Some(summary) if command.deny_skips && summary.skipped > 0 => {
+            eprintln!("skipped scenarios are failures here (--deny-skips)");
+            Exit::from(summary).or_failed()
+        }
+        Some(summary) => summary.into(),
+        None => Exit::Interrupted,
+    })
 }
 
 /// The scenarios with such names; none, and a word on it, when there is no such scenario.
@@ -169,16 +180,17 @@ fn plan(machine: Machine, filters: &[String]) -> anyhow::Result<Exit> {
     })
 }
 
+/// Runs them; none where somebody stopped it before the first.
 async fn run_all(
     machine: Machine,
     mut scenarios: Vec<&Scenario>,
     (jobs, partition): (Option<usize>, Option<Partition>),
-) -> anyhow::Result<Exit> {
+) -> anyhow::Result<Option<Summary>> {
     let stop = signals::stop_on_signals().context("failed to catch signals")?;
     let lines = Arc::new(Lines::to_stdout());
     let session = match Session::open(machine.options(), lines.clone(), vec![lines], stop).await {
         Ok(session) => session,
-        Err(SessionError::Interrupted) => return Ok(Exit::Interrupted),
+        Err(SessionError::Interrupted) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     if let Some(Partition { part, parts }) = partition {
@@ -187,8 +199,8 @@ async fn run_all(
         scenarios = chosen.into_iter().map(|number| scenarios[number]).collect();
     }
     match session.run_all(&scenarios, jobs).await {
-        Ok(_) => Ok(session.finish().into()),
-        Err(SessionError::Interrupted) => Ok(Exit::Interrupted),
+        Ok(_) => Ok(Some(session.finish())),
+        Err(SessionError::Interrupted) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

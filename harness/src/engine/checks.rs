@@ -353,7 +353,13 @@ fn judge_pool(pool: &PoolExpectation, facts: &FactMap) -> Judgement {
         pool.vdev.as_deref().map(vdev).unwrap_or_default()
     );
     let Some(one) = seen else {
-        let text = format!("no pool called {}", pool.name);
+        let on_disks = facts!(facts, Pool).on_disks.iter();
+        let on_disks = on_disks.map(|one| format!("; on the disks: {} {}", one.name, one.state));
+        let text = format!(
+            "no pool called {} imported{}",
+            pool.name,
+            on_disks.collect::<String>()
+        );
         return check("nas.pool", false, expected, text);
     };
     let (kinds, errors) = (one.top_level_types(), one.errors());

@@ -4,37 +4,67 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Range;
 
 use serde_json::Value;
 
 use super::book::{BookError, FactBook};
+use super::model::Severity;
+use super::rules::derive;
 
 /// A copy of a book that names nobody.
 ///
 /// # Errors
 /// [`BookError`], were the masked document no book any more.
 pub fn mask(book: &FactBook) -> Result<FactBook, BookError> {
-    let mut document = serde_json::to_value(book).map_err(BookError::Json)?;
+    let document = serde_json::to_value(book).map_err(BookError::Json)?;
     let mut names = Names::default();
     names.collect(&document, "");
+    let expected = findings(book);
+    // A host may be called `intel` or `root`: a name that is also a word of the facts' own stays there.
+    for host in std::mem::take(&mut names.hosts) {
+        let mut trial = names.clone();
+        trial.know(host.clone());
+        if masked(trial, &document).is_ok_and(|masked| findings(&masked) == expected) {
+            names.know(host);
+        }
+    }
+    masked(names, &document)
+}
+
+fn masked(mut names: Names, document: &Value) -> Result<FactBook, BookError> {
+    let mut document = document.clone();
     names.replace(&mut document, "");
     serde_json::from_value(document).map_err(BookError::Json)
+}
+
+fn findings(book: &FactBook) -> Vec<(Severity, &'static str)> {
+    let found = derive(book).into_iter();
+    found.map(|one| (one.severity, one.id)).collect()
 }
 
 /// A shorter serial number is replaced in its own field only: as a part of other texts it would be
 /// found where it is not.
 const TELLING: usize = 6;
 
+/// The same for a host's name, which stands for itself only as a whole word.
+const TELLING_HOST: usize = 4;
+
 /// Names that the installers give, and that name nobody.
 const COMMON_HOSTS: [&str; 4] = ["pve", "proxmox", "debian", "localhost"];
 
+/// What stands for the domain of a host.
+const DOMAIN: &str = "DOMAIN";
+
 /// What is replaced.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Names {
     /// Contents of fields that are replaced in such fields.
     fields: BTreeMap<String, String>,
     /// Texts that are replaced wherever they stand, the longest first: one may be part of another.
     known: Vec<(String, String)>,
+    /// The same of hosts, which have to be tried.
+    hosts: Vec<(String, String)>,
     /// What was recognised by its form.
     shapes: BTreeMap<String, String>,
     counts: BTreeMap<&'static str, usize>,
@@ -43,19 +73,27 @@ struct Names {
 /// What a field of this name holds, if that names a disk or a host.
 fn kind_of(key: &str) -> Option<&'static str> {
     match key {
-        "serial" | "wwn" | "lunid" => Some("SERIAL"),
-        "host-name" | "node" => Some("HOST"),
+        "serial" | "wwn" | "lunid" => Some(SERIAL),
+        "host-name" | "node" => Some(HOST),
         _ => None,
     }
 }
 
+const SERIAL: &str = "SERIAL";
+const HOST: &str = "HOST";
+
 impl Names {
-    /// Notes what certain fields hold.
+    /// Notes what certain fields and names of disks hold.
     fn collect(&mut self, value: &Value, key: &str) {
         match value {
             Value::String(text) => {
-                if let Some(kind) = kind_of(key) {
-                    self.note(kind, text, key);
+                match kind_of(key) {
+                    Some(HOST) => self.note_host(text),
+                    Some(_) => self.note_serial(text),
+                    None => {}
+                }
+                for own in disks_by_id(text) {
+                    self.note_serial(&text[own]);
                 }
             }
             Value::Array(list) => list.iter().for_each(|item| self.collect(item, key)),
@@ -64,25 +102,55 @@ impl Names {
         }
     }
 
-    fn note(&mut self, kind: &'static str, text: &str, key: &str) {
+    fn note_serial(&mut self, text: &str) {
         // QEMU's own disks are numbered alike on every host.
-        let common = text.starts_with("drive-") || COMMON_HOSTS.contains(&text);
-        if common || text.is_empty() || self.fields.contains_key(text) {
+        if text.is_empty() || text.starts_with("drive-") || self.is_noted(SERIAL, text) {
             return;
         }
         // The middleware writes a World Wide Name without the 0x that it begins with elsewhere.
-        let twin = match key {
-            "wwn" => text.strip_prefix("0x").map(str::to_owned),
-            "lunid" => Some(format!("0x{text}")),
-            _ => None,
+        let hex = text.chars().all(|c| c.is_ascii_hexdigit()) && text.len().is_multiple_of(16);
+        let twin = match text.strip_prefix("0x") {
+            Some(bare) => Some(bare.to_owned()),
+            None => hex.then(|| format!("0x{text}")),
         };
-        let placeholder = self.next(kind);
+        let placeholder = self.next(SERIAL);
         for text in std::iter::once(text.to_owned()).chain(twin) {
             self.fields.insert(text.clone(), placeholder.clone());
-            if kind == "SERIAL" && text.len() >= TELLING {
-                self.known.push((text, placeholder.clone()));
+            if text.len() >= TELLING {
+                self.know((text, placeholder.clone()));
             }
         }
+    }
+
+    fn note_host(&mut self, text: &str) {
+        let (label, domain) = match text.split_once('.') {
+            Some((label, domain)) => (label, Some(domain)),
+            None => (text, None),
+        };
+        if !label.is_empty() && !COMMON_HOSTS.contains(&label) && !self.is_noted(HOST, label) {
+            let placeholder = self.next(HOST);
+            self.hosts.extend(host_in_texts(label, &placeholder));
+            self.fields.insert(label.to_owned(), placeholder);
+        }
+        let named = domain.is_some_and(|domain| domain != DOMAIN);
+        if named && !self.fields.contains_key(text) {
+            let label = self.fields.get(label).map_or(label, String::as_str);
+            let placeholder = format!("{label}.{DOMAIN}");
+            self.hosts.push((text.to_owned(), placeholder.clone()));
+            self.fields.insert(text.to_owned(), placeholder);
+        }
+    }
+
+    /// Whether a text needs no placeholder of this kind, for it has one or is one.
+    fn is_noted(&self, kind: &str, text: &str) -> bool {
+        let number = text
+            .strip_prefix(kind)
+            .and_then(|rest| rest.strip_prefix('-'));
+        self.fields.contains_key(text) || number.is_some_and(is_number)
+    }
+
+    fn know(&mut self, (text, placeholder): (String, String)) {
+        self.known.push((text, placeholder));
         self.known
             .sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
     }
@@ -103,7 +171,13 @@ impl Names {
             Value::Object(map) => {
                 for (key, mut item) in std::mem::take(map) {
                     self.replace(&mut item, &key);
-                    map.insert(self.text(&key), item);
+                    // Keys are names of fields and parameters, but for paths.
+                    let key = if key.contains('/') {
+                        self.text(&key)
+                    } else {
+                        key
+                    };
+                    map.insert(key, item);
                 }
             }
             _ => {}
@@ -112,30 +186,15 @@ impl Names {
 
     fn text(&mut self, text: &str) -> String {
         let mut masked = text.to_owned();
+        for own in disks_by_id(text).into_iter().rev() {
+            if let Some(placeholder) = self.fields.get(&text[own.clone()]) {
+                masked.replace_range(own, placeholder);
+            }
+        }
         for (name, placeholder) in &self.known {
             masked = replace_whole(&masked, name, placeholder);
         }
-        let masked = self.by_id(&masked);
         self.shapes(&masked)
-    }
-
-    /// The name of a disk that no probe saw: in `/dev/disk/by-id` the serial number is its last part.
-    fn by_id(&mut self, text: &str) -> String {
-        const FOLDER: &str = "/dev/disk/by-id/";
-        let Some(start) = text.find(FOLDER).map(|at| at + FOLDER.len()) else {
-            return text.to_owned();
-        };
-        let end = text[start..]
-            .find([',', ' '])
-            .map_or(text.len(), |at| start + at);
-        match text[start..end].rsplit_once('_') {
-            Some((model, serial)) if !serial.starts_with("SERIAL-") => {
-                self.note("SERIAL", serial, "serial");
-                let placeholder = self.fields.get(serial).map_or(serial, String::as_str);
-                format!("{}{model}_{placeholder}{}", &text[..start], &text[end..])
-            }
-            _ => text.to_owned(),
-        }
     }
 
     /// Replaces what is known by its form: UUIDs, addresses of network cards, addresses of hosts.
@@ -148,10 +207,10 @@ impl Names {
                 .find(|c| !part(c))
                 .map_or(rest.len(), |at| start + at);
             let (before, word) = (&rest[..start], &rest[start..end]);
-            // A letter before or after makes it part of a longer word.
-            let inside = before.ends_with(char::is_alphabetic)
-                || rest[end..].starts_with(char::is_alphabetic);
             let core = word.trim_matches(['-', ':', '.']);
+            // A letter before or after makes it part of a longer word.
+            let inside = (word.starts_with(core) && before.ends_with(char::is_alphabetic))
+                || rest[end..].starts_with(char::is_alphabetic);
             out.push_str(before);
             match shape(core).filter(|_| !inside) {
                 Some(kind) => {
@@ -167,6 +226,84 @@ impl Names {
         out.push_str(rest);
         out
     }
+}
+
+/// How a host's name stands in other texts, and what it is replaced by there. The device mapper doubles
+/// the `-` of a volume group, for which Debian's installer takes the host's name with `-vg`.
+fn host_in_texts(host: &str, placeholder: &str) -> Vec<(String, String)> {
+    let doubled = host.replace('-', "--");
+    let [plain, mapped] = if host.len() < TELLING_HOST {
+        ["-vg", "--vg"]
+    } else {
+        ["", ""]
+    };
+    let mut texts = vec![
+        (format!("{host}{plain}"), format!("{placeholder}{plain}")),
+        (
+            format!("{doubled}{mapped}"),
+            format!("{placeholder}{mapped}"),
+        ),
+    ];
+    texts.dedup();
+    texts
+}
+
+/// Where a text has names of `/dev/disk/by-id`, the parts of them that are of one disk only.
+fn disks_by_id(text: &str) -> Vec<Range<usize>> {
+    const FOLDER: &str = "disk/by-id/";
+    let ends = |c: char| c.is_whitespace() || "/,;'\"`()[]|".contains(c);
+    let names = text.match_indices(FOLDER).map(|(at, _)| at + FOLDER.len());
+    let own = names.filter_map(|start| {
+        let name = text[start..].split(ends).next()?;
+        let own = own_part(name)?;
+        Some(start + own.start..start + own.end)
+    });
+    own.collect()
+}
+
+/// Kinds of names that are an identifier and nothing else.
+const IDENTIFIERS: [&str; 5] = ["wwn-", "scsi-3", "lvm-pv-uuid-", "md-uuid-", "dm-uuid-"];
+
+/// The identifier in a name such as `wwn-0x5000c500c2f5886b-part1`, or the serial number, which is the
+/// last part of a name such as `ata-ST12000NM0008-2H3101_ZTM09FD7`.
+fn own_part(name: &str) -> Option<Range<usize>> {
+    let mut name = name.trim_end_matches([':', '.']);
+    name = without_end(name, "-part", is_number);
+    if name.starts_with("dm-name-") || name.starts_with("md-name-") {
+        return None;
+    }
+    if let Some(kind) = IDENTIFIERS.iter().find(|kind| name.starts_with(**kind)) {
+        return Some(kind.len()..name.len()).filter(|own| !own.is_empty());
+    }
+    if let Some(rest) = name.strip_prefix("nvme-") {
+        if ["eui.", "nvme.", "uuid."]
+            .iter()
+            .any(|kind| rest.starts_with(kind))
+        {
+            return Some("nvme-".len()..name.len());
+        }
+        // The number of the namespace, after model and serial number.
+        let one = without_end(name, "_", |end| end.len() < 3 && is_number(end));
+        name = if one.contains('_') { one } else { name };
+    }
+    if name.starts_with("usb-") {
+        let unit = |end: &str| end.split(':').count() == 2 && end.split(':').all(is_number);
+        name = without_end(name, "-", unit);
+    }
+    let start = name.rfind('_')? + 1;
+    Some(start..name.len()).filter(|own| !own.is_empty())
+}
+
+/// A text without a separator and what follows it last, if that is so.
+fn without_end<'t>(text: &'t str, separator: &str, is: impl Fn(&str) -> bool) -> &'t str {
+    match text.rsplit_once(separator) {
+        Some((head, end)) if is(end) => head,
+        _ => text,
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn shape(word: &str) -> Option<&'static str> {

@@ -5,7 +5,8 @@ use super::book::{FactBook, FactSet, RunContext};
 use crate::lab::{Firmware, PciAddress};
 use crate::probe::iommu::IommuGroup;
 use crate::probe::pci::PciDevice;
-use crate::probe::vm_configs::{self, VmConfigFile};
+use crate::probe::vm::ConfigLine;
+use crate::probe::vm_configs::{self, MappedDevice, VmConfigFile};
 use crate::scenario::{DriverState, Vmid};
 
 /// A fact book with what follows from it directly.
@@ -32,6 +33,9 @@ pub(super) struct Claim<'a> {
     pub(super) paths: Vec<String>,
     /// The devices that the host has there.
     pub(super) devices: Vec<PciAddress>,
+    /// Those of them that the VM has to itself whenever it runs: not what is in only some of a mapping's
+    /// alternatives, and not the parent of a mediated device.
+    pub(super) certain: Vec<PciAddress>,
 }
 
 impl Claim<'_> {
@@ -85,6 +89,11 @@ impl<'a> View<'a> {
     /// The claim on a device.
     pub(super) fn claim_on(&self, device: PciAddress) -> Option<&Claim<'a>> {
         self.claims.iter().find(|one| one.devices.contains(&device))
+    }
+
+    /// Whether a device of a mapping is one of this host's.
+    pub(super) fn is_here(&self, device: &MappedDevice) -> bool {
+        is_here(self.facts(), device)
     }
 
     /// The devices that VMs claim, each once.
@@ -178,77 +187,91 @@ pub(super) fn describe(device: &PciDevice) -> String {
     )
 }
 
+/// Parameters of the kernel that passthrough is about.
+pub(super) const PASSTHROUGH_NAMES: [&str; 11] = [
+    "intel_iommu",
+    "amd_iommu",
+    "iommu",
+    "iommu.passthrough",
+    "intremap",
+    "vfio-pci.ids",
+    "vfio_pci.ids",
+    "vfio_iommu_type1.allow_unsafe_interrupts",
+    "pcie_acs_override",
+    "module_blacklist",
+    "modprobe.blacklist",
+];
+
 /// Whether a word of a kernel's command line is about passthrough.
 pub(super) fn is_passthrough_word(word: &str) -> bool {
-    const NAMES: [&str; 11] = [
-        "intel_iommu",
-        "amd_iommu",
-        "iommu",
-        "iommu.passthrough",
-        "intremap",
-        "vfio-pci.ids",
-        "vfio_pci.ids",
-        "vfio_iommu_type1.allow_unsafe_interrupts",
-        "pcie_acs_override",
-        "module_blacklist",
-        "modprobe.blacklist",
-    ];
     let name = word.split('=').next().unwrap_or(word);
-    NAMES.contains(&name)
+    PASSTHROUGH_NAMES.contains(&name)
 }
 
 fn claims(facts: &FactSet) -> Vec<Claim<'_>> {
     let Some(configs) = &facts.vm_configs else {
         return Vec::new();
     };
-    let host = facts
-        .platform
-        .as_ref()
-        .map(|platform| platform.host_name.as_str());
     let mut claims = Vec::new();
     for vm in &configs.vms {
-        let Some(main) = vm.main() else { continue };
-        for line in main.numbered("hostpci") {
-            let Ok(mut properties) =
-                qm::config::parse_properties(&qm::config::HOSTPCI, &line.value)
-            else {
-                continue;
-            };
-            let mapping = properties.remove("mapping");
-            let mut paths: Vec<String> = properties
-                .remove("host")
-                .iter()
-                .flat_map(|host| host.split(';').map(str::to_owned))
-                .collect();
-            let mapped = configs
-                .mappings
-                .iter()
-                .find(|one| Some(&one.name) == mapping.as_ref());
-            for device in mapped.iter().flat_map(|one| &one.devices) {
-                // A device of another node is of no interest here, and without the host's name each is.
-                if device.node.as_deref().is_none_or(|node| host == Some(node)) {
-                    paths.extend(device.path.split(';').map(str::to_owned));
-                }
-            }
-            let devices = facts.pci.iter().flat_map(|pci| &pci.devices);
-            let devices = devices
-                .map(|device| device.address)
-                .filter(|address| paths.iter().any(|path| vm_configs::names(path, *address)))
-                .collect();
-            claims.push(Claim {
-                vmid: vm.vmid,
-                vm,
-                key: &line.key,
-                value: &line.value,
-                pcie: properties.get("pcie").is_some_and(|value| value == "1"),
-                keeps_driver: properties
-                    .get("driver")
-                    .is_some_and(|value| value == "keep"),
-                mapping,
-                paths,
-                devices,
-            });
-        }
+        let lines = vm
+            .main()
+            .into_iter()
+            .flat_map(|main| main.numbered("hostpci"));
+        claims.extend(lines.filter_map(|line| claim(facts, vm, line)));
     }
     claims
+}
+
+fn claim<'a>(facts: &'a FactSet, vm: &'a VmConfigFile, line: &'a ConfigLine) -> Option<Claim<'a>> {
+    let mut properties = qm::config::parse_properties(&qm::config::HOSTPCI, &line.value).ok()?;
+    let (host, mapping) = (properties.remove("host"), properties.remove("mapping"));
+    let mapped = mapped_here(facts, mapping.as_ref());
+    // Each is a list, of which the VM takes all; of several lists it takes one.
+    let alternatives: Vec<&String> = host.iter().chain(mapped).collect();
+    let is_in = |list: &String, device| list.split(';').any(|path| vm_configs::names(path, device));
+    let devices: Vec<PciAddress> = facts
+        .pci
+        .iter()
+        .flat_map(|pci| &pci.devices)
+        .map(|device| device.address)
+        .filter(|device| alternatives.iter().any(|list| is_in(list, *device)))
+        .collect();
+    let mediated = properties.contains_key("mdev");
+    let certain = devices
+        .iter()
+        .copied()
+        .filter(|device| !mediated && alternatives.iter().all(|list| is_in(list, *device)))
+        .collect();
+    let paths = alternatives.iter().flat_map(|list| list.split(';'));
+    let is = |key: &str, wanted: &str| properties.get(key).is_some_and(|value| value == wanted);
+    Some(Claim {
+        vmid: vm.vmid,
+        vm,
+        key: &line.key,
+        value: &line.value,
+        pcie: is("pcie", "1"),
+        keeps_driver: is("driver", "keep"),
+        paths: paths.map(str::to_owned).collect(),
+        mapping,
+        devices,
+        certain,
+    })
+}
+
+/// The paths of a mapping on this host.
+fn mapped_here<'a>(facts: &'a FactSet, name: Option<&String>) -> impl Iterator<Item = &'a String> {
+    let mut mappings = facts.vm_configs.iter().flat_map(|one| &one.mappings);
+    let mapping = mappings.find(|one| Some(&one.name) == name);
+    let devices = mapping.into_iter().flat_map(|one| &one.devices);
+    let here = devices.filter(|device| is_here(facts, device));
+    here.map(|device| &device.path)
+}
+
+/// Proxmox names a node as its host, up to the first dot. Where the host's name is not known, no node is
+/// this one.
+fn is_here(facts: &FactSet, device: &MappedDevice) -> bool {
+    let host = facts.platform.as_ref().map(|one| one.host_name.as_str());
+    let own = host.and_then(|name| name.split('.').next());
+    device.node.as_deref().is_none_or(|node| own == Some(node))
 }

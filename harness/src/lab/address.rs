@@ -11,8 +11,8 @@ use super::hexadecimal;
 /// A PCI address, `domain:bus:device.function` in hexadecimal; the domain may be left out when read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PciAddress {
-    /// PCI domain (segment).
-    pub domain: u16,
+    /// PCI domain (segment). Linux counts those of firmware up to 0xffff, and Intel's VMD from 0x10000 on.
+    pub domain: u32,
     /// Bus number.
     pub bus: u8,
     /// Device number, 0 to 31.
@@ -41,12 +41,12 @@ impl FromStr for PciAddress {
             let device = hexadecimal(parts.next()?, 2).filter(|device| *device < 32)?;
             let bus = hexadecimal(parts.next()?, 2)?;
             let domain = match parts.next() {
-                Some(digits) => hexadecimal(digits, 4)?,
+                Some(digits) => hexadecimal(digits, digits.len().clamp(4, 8))?,
                 None => 0,
             };
             let function = hexadecimal(function, 1).filter(|function| *function < 8)?;
             parts.next().is_none().then_some(PciAddress {
-                domain: u16::try_from(domain).ok()?,
+                domain: u32::try_from(domain).ok()?,
                 bus: u8::try_from(bus).ok()?,
                 device: u8::try_from(device).ok()?,
                 function: u8::try_from(function).ok()?,
@@ -81,7 +81,7 @@ impl JsonSchema for PciAddress {
         schemars::json_schema!({
             "type": "string",
             "format": "pci-address",
-            "pattern": "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F]\\.[0-7]$"
+            "pattern": "^([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F]\\.[0-7]$"
         })
     }
 }
@@ -95,7 +95,10 @@ mod tests {
         let full: PciAddress = "0000:00:1f.2".parse().unwrap();
         assert_eq!("00:1f.2".parse::<PciAddress>().unwrap(), full);
         assert_eq!(full.to_string(), "0000:00:1f.2");
+        let behind_vmd: PciAddress = "10000:e1:00.0".parse().unwrap();
+        assert_eq!(behind_vmd.to_string(), "10000:e1:00.0");
         for wrong in [
+            "123456789:00:1f.2",
             "",
             "00:1f",
             "00:20.0",

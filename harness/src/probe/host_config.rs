@@ -194,7 +194,7 @@ pub fn parse(output: &str) -> Result<HostConfigFacts, ParseError> {
 }
 
 fn rule(record: &Record<'_>, file: &str) -> Result<ModprobeRule, ParseError> {
-    let [command, rest] = record.fields()?;
+    let [command, rest] = record.fields_and_rest()?;
     let (module, rest) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
     if module.is_empty() {
         return Err(record.refuse("the rule names no module"));

@@ -113,7 +113,8 @@ impl HostStorageFacts {
 
 /// A device's folder in sysfs is its path through the machine. An NVMe disk's may be virtual, so there
 /// the folder of its controller is asked for. `zpool list -HPLv` is what Proxmox itself asks; where the
-/// module is not loaded it would load it, and there can be no pool.
+/// module is not loaded it would load it, and there can be no pool. It follows links, so that a mapper's
+/// device is `dm-0` there, which `lsblk` calls its `KNAME`.
 pub const SCRIPT: &str = r#"
 for disk in /sys/block/*; do
     cd -P "$disk" 2>/dev/null && printf 'path\t%s\t%s\n' "${disk##*/}" "$PWD"
@@ -133,7 +134,7 @@ if [ -e /sys/module/zfs ] && command -v zpool >/dev/null; then
     pools=$(zpool list -HPLv 2>/dev/null) && printf '%s\n' "$pools" | sed 's/^/zpool\t/'
 fi
 echo lsblk
-lsblk --json --bytes --output NAME,TYPE,SIZE,MODEL,SERIAL,FSTYPE,MOUNTPOINTS || exit
+lsblk --json --bytes --output NAME,KNAME,TYPE,SIZE,MODEL,SERIAL,FSTYPE,MOUNTPOINTS || exit
 echo end
 "#;
 
@@ -156,6 +157,7 @@ struct Lsblk {
 #[derive(Deserialize)]
 struct Device {
     name: String,
+    kname: Option<String>,
     #[serde(rename = "type")]
     kind: String,
     size: u64,
@@ -172,6 +174,15 @@ impl Device {
     fn tree(&self) -> Vec<&Device> {
         let below = self.children.iter().flat_map(Device::tree);
         std::iter::once(self).chain(below).collect()
+    }
+
+    /// What ZFS may call this device and those below it, without `/dev/`.
+    fn names(&self) -> Vec<String> {
+        let names = |one: &Device| {
+            let mapped = format!("mapper/{}", one.name);
+            [Some(one.name.clone()), one.kname.clone(), Some(mapped)]
+        };
+        self.tree().into_iter().flat_map(names).flatten().collect()
     }
 
     fn uses(&self, below: bool) -> Vec<DiskUse> {
@@ -212,110 +223,138 @@ pub fn parse(output: &str) -> Result<HostStorageFacts, ParseError> {
         let last = json.lines().last().unwrap_or_default().to_owned();
         return Err(ParseError::Truncated { last });
     };
-    let mut paths = Vec::new();
-    let mut nvme = Vec::new();
-    let mut root_pool = None;
-    let mut lost_mounts = Vec::new();
-    let mut pools: Option<Vec<(String, String, Vec<String>)>> = None;
-    for record in records(&lines)? {
-        match record.keyword {
-            "path" => paths.push(path(&record)?),
-            "nvme" => nvme.push(path(&record)?),
-            "zfs-root" => {
-                let source = record.one()?;
-                root_pool = source.split('/').next().map(str::to_owned);
+    let listed = Listed::read(&lines)?;
+    let lsblk: Lsblk = serde_json::from_str(json).map_err(ParseError::Json)?;
+    let whole: Vec<&Device> = lsblk
+        .blockdevices
+        .iter()
+        .filter(|one| one.kind == "disk" && one.size > 0)
+        .collect();
+    let mut disks: Vec<HostDisk> = whole.iter().map(|one| listed.disk(one)).collect();
+    if disks.is_empty() {
+        return Err(ParseError::missing("any disk"));
+    }
+    disks.sort_by(|a, b| a.name.cmp(&b.name));
+    let known: BTreeSet<String> = lsblk
+        .blockdevices
+        .iter()
+        .flat_map(Device::names)
+        .chain(listed.paths.iter().map(|(name, _)| name.clone()))
+        .collect();
+    let pools = listed.pools.as_ref().map(|pools| {
+        let pool = |pool: &ListedPool| pool.on(&whole, &known);
+        pools.iter().map(pool).collect()
+    });
+    Ok(HostStorageFacts {
+        disks,
+        pools,
+        lost_mounts: listed.lost_mounts,
+    })
+}
+
+/// What [`SCRIPT`] prints before the output of `lsblk`.
+#[derive(Default)]
+struct Listed {
+    /// All block devices but partitions, and the PCI devices on their paths.
+    paths: Vec<(String, Option<PciAddress>)>,
+    nvme: Vec<(String, Option<PciAddress>)>,
+    root_pool: Option<String>,
+    lost_mounts: Vec<String>,
+    pools: Option<Vec<ListedPool>>,
+}
+
+/// A pool as ZFS lists it.
+struct ListedPool {
+    name: String,
+    health: String,
+    /// The devices that it is on, without `/dev/`.
+    members: Vec<String>,
+}
+
+impl Listed {
+    fn read(lines: &str) -> Result<Self, ParseError> {
+        let mut listed = Listed::default();
+        for record in records(lines)? {
+            match record.keyword {
+                "path" => listed.paths.push(path(&record)?),
+                "nvme" => listed.nvme.push(path(&record)?),
+                "zfs-root" => {
+                    let source = record.one()?;
+                    listed.root_pool = source.split('/').next().map(str::to_owned);
+                }
+                "lost" => {
+                    let [source, target] = record.fields()?;
+                    listed.lost_mounts.push(format!("{source} on {target}"));
+                }
+                "zfs" => listed.pools = Some(Vec::new()),
+                "zpool" => {
+                    let pools = listed.pools.as_mut();
+                    let pools = pools.ok_or_else(|| record.refuse("no zpool was found before"))?;
+                    pool_line(&record, pools)?;
+                }
+                _ => return Err(record.unknown()),
             }
-            "lost" => {
-                let [source, target] = record.fields()?;
-                lost_mounts.push(format!("{source} on {target}"));
+        }
+        Ok(listed)
+    }
+
+    fn disk(&self, device: &Device) -> HostDisk {
+        let tree = device.tree();
+        let layers = tree.iter().enumerate();
+        let mut uses: BTreeSet<DiskUse> = layers
+            .flat_map(|(index, one)| one.uses(index > 0))
+            .collect();
+        let names = device.names();
+        let pools = self.pools.iter().flatten();
+        uses.extend(pools.filter(|pool| pool.has_any(&names)).map(|pool| {
+            let root = self.root_pool.as_ref() == Some(&pool.name);
+            DiskUse {
+                kind: if root { UseKind::Root } else { UseKind::Zfs },
+                name: pool.name.clone(),
             }
-            "zfs" => pools = Some(Vec::new()),
-            "zpool" => {
-                let pools = pools.as_mut();
-                let pools = pools.ok_or_else(|| record.refuse("no zpool was found before"))?;
-                pool_line(&record, pools)?;
-            }
-            _ => return Err(record.unknown()),
+        }));
+        let text = |field: &Option<String>| {
+            let text = field.as_deref().map(str::trim);
+            text.filter(|text| !text.is_empty()).map(str::to_owned)
+        };
+        HostDisk {
+            name: device.name.clone(),
+            size: device.size,
+            model: text(&device.model),
+            serial: text(&device.serial),
+            controller: self.controller(&device.name),
+            uses: uses.into_iter().collect(),
         }
     }
-    let lsblk: Lsblk = serde_json::from_str(json).map_err(ParseError::Json)?;
-    let controller = |name: &str| {
-        let by_path = paths.iter().find(|(disk, _)| disk == name);
-        let by_nvme = nvme
+
+    fn controller(&self, name: &str) -> Option<PciAddress> {
+        let by_path = self.paths.iter().find(|(disk, _)| disk == name);
+        let by_nvme = self
+            .nvme
             .iter()
             .find(|(disk, _)| name.starts_with(&format!("{disk}n")));
         by_path
             .and_then(|(_, found)| *found)
             .or(by_nvme.and_then(|(_, found)| *found))
-    };
-    let mut disks: Vec<HostDisk> = Vec::new();
-    let mut known = Vec::new();
-    for device in lsblk
-        .blockdevices
-        .iter()
-        .filter(|one| one.kind == "disk" && one.size > 0)
-    {
-        let tree = device.tree();
-        let mut uses: BTreeSet<DiskUse> = tree
-            .iter()
-            .enumerate()
-            .flat_map(|(index, one)| one.uses(index > 0))
-            .collect();
-        let names: Vec<String> = tree.iter().map(|one| one.name.clone()).collect();
-        for (pool, _, members) in pools.iter().flatten() {
-            if members.iter().any(|member| names.contains(member)) {
-                let root = root_pool.as_ref() == Some(pool);
-                uses.insert(DiskUse {
-                    kind: if root { UseKind::Root } else { UseKind::Zfs },
-                    name: pool.clone(),
-                });
-            }
+    }
+}
+
+impl ListedPool {
+    fn has_any(&self, names: &[String]) -> bool {
+        self.members.iter().any(|member| names.contains(member))
+    }
+
+    /// The pool on these disks; `known` are the names of all block devices.
+    fn on(&self, disks: &[&Device], known: &BTreeSet<String>) -> HostPool {
+        let holding = disks.iter().filter(|disk| self.has_any(&disk.names()));
+        let gone = self.members.iter().filter(|one| !known.contains(*one));
+        HostPool {
+            name: self.name.clone(),
+            health: self.health.clone(),
+            disks: holding.map(|disk| disk.name.clone()).collect(),
+            missing: gone.cloned().collect(),
         }
-        let text = |field: &Option<String>| {
-            let text = field.as_deref().map(str::trim);
-            text.filter(|text| !text.is_empty()).map(str::to_owned)
-        };
-        known.push((device.name.clone(), names));
-        disks.push(HostDisk {
-            name: device.name.clone(),
-            size: device.size,
-            model: text(&device.model),
-            serial: text(&device.serial),
-            controller: controller(&device.name),
-            uses: uses.into_iter().collect(),
-        });
     }
-    if disks.is_empty() {
-        return Err(ParseError::missing("any disk"));
-    }
-    disks.sort_by(|a, b| a.name.cmp(&b.name));
-    let gone = |members: &[String]| -> Vec<String> {
-        let here = |member: &&String| known.iter().any(|(_, names)| names.contains(member));
-        members
-            .iter()
-            .filter(|member| !here(member))
-            .cloned()
-            .collect()
-    };
-    let whole = |members: Vec<String>| -> Vec<String> {
-        let holds = |names: &[String]| members.iter().any(|member| names.contains(member));
-        let holding = known.iter().filter(|(_, names)| holds(names));
-        holding.map(|(disk, _)| disk.clone()).collect()
-    };
-    let pools = pools.map(|pools| {
-        let pool = |(name, health, members): (String, String, Vec<String>)| HostPool {
-            name,
-            health,
-            missing: gone(&members),
-            disks: whole(members),
-        };
-        pools.into_iter().map(pool).collect()
-    });
-    Ok(HostStorageFacts {
-        disks,
-        pools,
-        lost_mounts,
-    })
 }
 
 /// A name and the last PCI device on its path.
@@ -325,25 +364,28 @@ fn path(record: &Record<'_>) -> Result<(String, Option<PciAddress>), ParseError>
     Ok((name.to_owned(), parts.next_back()))
 }
 
-/// A pool's line begins with its name; those of its devices begin with a tab.
-fn pool_line(
-    record: &Record<'_>,
-    pools: &mut Vec<(String, String, Vec<String>)>,
-) -> Result<(), ParseError> {
+/// A pool's line begins with its name; those of its devices begin with a tab. The heading of a class of
+/// devices, such as `logs`, is padded with spaces and has no tab at all.
+fn pool_line(record: &Record<'_>, pools: &mut Vec<ListedPool>) -> Result<(), ParseError> {
     let line = record.one()?;
-    let fields: Vec<&str> = line.split('\t').collect();
+    if !line.contains('\t') {
+        return Ok(());
+    }
     if let Some(rest) = line.strip_prefix('\t') {
         let device = rest.split('\t').next().unwrap_or_default();
-        if let (Some((_, _, members)), Some(name)) =
-            (pools.last_mut(), device.strip_prefix("/dev/"))
-        {
-            members.push(name.to_owned());
+        if let (Some(pool), Some(name)) = (pools.last_mut(), device.strip_prefix("/dev/")) {
+            pool.members.push(name.to_owned());
         }
         return Ok(());
     }
+    let fields: Vec<&str> = line.split('\t').collect();
     let health = fields.get(9);
     let health = health.ok_or_else(|| record.refuse("ten fields of a pool were expected"))?;
-    pools.push((fields[0].to_owned(), (*health).to_owned(), Vec::new()));
+    pools.push(ListedPool {
+        name: fields[0].to_owned(),
+        health: (*health).to_owned(),
+        members: Vec::new(),
+    });
     Ok(())
 }
 

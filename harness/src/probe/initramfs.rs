@@ -158,7 +158,7 @@ pub fn parse(output: &str) -> Result<InitramfsFacts, ParseError> {
                 }
             }
             "rule" => {
-                let [file, command, rest] = record.fields()?;
+                let [file, command, rest] = record.fields_and_rest()?;
                 let (module, rest) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
                 if module.is_empty() {
                     return Err(record.refuse("the rule names no module"));

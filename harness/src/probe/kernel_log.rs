@@ -41,6 +41,8 @@ pub struct LogLine {
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum LogTopic {
+    /// Words of the command line that the kernel does not know, which it hands on to the first process.
+    UnknownParameters,
     /// A device reached for memory that it was not given.
     DmaFault,
     /// VFIO refuses, because interrupts are not remapped.
@@ -74,6 +76,24 @@ pub struct PciIdentity {
 }
 
 impl KernelLogFacts {
+    /// The line that tells of [`unknown_parameters`](Self::unknown_parameters).
+    pub fn unknown_line(&self) -> Option<String> {
+        let line = self.on(LogTopic::UnknownParameters).next();
+        line.map(|line| line.message.clone())
+    }
+
+    /// Words of the command line that the kernel does not know, as far as its log still tells.
+    pub fn unknown_parameters(&self) -> Vec<&str> {
+        self.on(LogTopic::UnknownParameters)
+            .filter_map(|line| {
+                line.message
+                    .strip_prefix(UNKNOWN_PARAMETERS)?
+                    .rsplit_once('"')
+            })
+            .flat_map(|(words, _)| words.split_whitespace())
+            .collect()
+    }
+
     /// The lines on a topic.
     pub fn on(&self, topic: LogTopic) -> impl Iterator<Item = &LogLine> {
         self.lines.iter().filter(move |line| line.topic == topic)
@@ -84,7 +104,7 @@ impl KernelLogFacts {
 /// before may not be there.
 pub const SCRIPT: &str = r#"
 dmesg >/dev/null || exit
-dmesg | grep -E -e 'DMAR|AMD-Vi|IOMMU|iommu|vfio|VFIO|AER: |iTCO|watchdog|reset' | tail -n 500
+dmesg | grep -E -e 'Unknown kernel command line|DMAR|AMD-Vi|IOMMU|iommu|vfio|VFIO|AER: |iTCO|watchdog|reset' | tail -n 500
 if command -v journalctl >/dev/null; then
     journalctl --dmesg --boot=-1 --output=cat --no-pager 2>/dev/null |
         grep -E '^pci [0-9a-f:.]+: \[[0-9a-f]{4}:[0-9a-f]{4}\] type' | sed 's/^/previous\t/'
@@ -136,31 +156,34 @@ pub fn parse(output: &str) -> Result<KernelLogFacts, ParseError> {
     Ok(facts)
 }
 
+/// Linux says so since 5.14 (init/main.c, `print_unknown_bootoptions`).
+const UNKNOWN_PARAMETERS: &str = "Unknown kernel command line parameters \"";
+
 fn topic(message: &str) -> Option<LogTopic> {
     let says = |parts: &[&str]| parts.iter().any(|part| message.contains(part));
-    Some(
-        if says(&["IO_PAGE_FAULT"]) || (says(&["DMAR: "]) && says(&["fault addr"])) {
-            LogTopic::DmaFault
-        } else if says(&["No interrupt remapping"]) {
-            LogTopic::NoInterruptRemapping
-        } else if says(&["DMAR-IR", "nterrupt remapping"]) {
-            LogTopic::InterruptRemapping
-        } else if says(&["AER: "]) {
-            LogTopic::PciError
-        } else if says(&["iTCO", "watchdog"]) {
-            LogTopic::Watchdog
-        } else if says(&["DMAR", "AMD-Vi", "IOMMU", "iommu: "]) {
-            LogTopic::Iommu
-        } else if says(&["reset"]) {
-            // Other drivers reset links and ports all the time: only a named PCI device counts.
-            device(message)?;
-            LogTopic::Reset
-        } else if says(&["vfio", "VFIO"]) {
-            LogTopic::Vfio
-        } else {
-            return None;
-        },
-    )
+    Some(if message.starts_with(UNKNOWN_PARAMETERS) {
+        LogTopic::UnknownParameters
+    } else if says(&["IO_PAGE_FAULT"]) || (says(&["DMAR: "]) && says(&["fault addr"])) {
+        LogTopic::DmaFault
+    } else if says(&["No interrupt remapping"]) {
+        LogTopic::NoInterruptRemapping
+    } else if says(&["DMAR-IR", "nterrupt remapping"]) {
+        LogTopic::InterruptRemapping
+    } else if says(&["AER: "]) {
+        LogTopic::PciError
+    } else if says(&["iTCO", "watchdog"]) {
+        LogTopic::Watchdog
+    } else if says(&["DMAR", "AMD-Vi", "IOMMU", "iommu: "]) {
+        LogTopic::Iommu
+    } else if says(&["reset"]) {
+        // Other drivers reset links and ports all the time: only a named PCI device counts.
+        device(message)?;
+        LogTopic::Reset
+    } else if says(&["vfio", "VFIO"]) {
+        LogTopic::Vfio
+    } else {
+        return None;
+    })
 }
 
 /// The last PCI address in a message: the device that an error came from, where a port reports it.
@@ -196,6 +219,11 @@ mod tests {
         // Lines of Linux 6.1 to 6.14, from the lab and from the kernel's sources.
         for (message, topic_is, device_is) in [
             ("DMAR: IOMMU enabled", Some(Iommu), None),
+            (
+                "Unknown kernel command line parameters \"intel_iomu=on\", will be passed to user space.",
+                Some(UnknownParameters),
+                None,
+            ),
             (
                 "DMAR-IR: Enabled IRQ remapping in xapic mode",
                 Some(InterruptRemapping),

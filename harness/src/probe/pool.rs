@@ -1,20 +1,27 @@
-//! ZFS pools, from `zpool status -j`, which ZFS has since 2.3.
+//! ZFS pools: those that are imported, from `zpool status -j`, which ZFS has since 2.3, and those that disks have and nobody
+//! has imported, from `zpool import`, which has no JSON.
+
+mod on_disks;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::on_disks::{DeviceOnDisks, PoolOnDisks};
 use super::facts::{ProbeError, understand};
 use super::{ParseError, Probe};
 use crate::guest::{Exec, Guest};
 
-/// The imported pools.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The pools.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PoolFacts {
-    /// By name.
+    /// Those that are imported, by name.
     pub pools: Vec<Pool>,
+    /// Those that are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_disks: Vec<PoolOnDisks>,
 }
 
 /// A pool.
@@ -101,10 +108,26 @@ impl Vdev {
 }
 
 /// Without its module, which `zpool` would load for six seconds under emulation, there is no pool. What
-/// is said then is what `zpool` itself says.
+/// is said then is what `zpool` itself says. The disks are searched, for seconds as well, only where one has a label of ZFS
+/// that is of no imported pool.
 pub const SCRIPT: &str = r#"
-[ -e /sys/module/zfs ] || { echo 'no pools available'; exit; }
-exec zpool status -j --json-int
+used=
+if [ -e /sys/module/zfs ]; then
+    zpool status -j --json-int || exit
+    used=$(zpool status -LP 2>/dev/null)
+else
+    echo 'no pools available'
+fi
+lsblk -nrpo NAME,FSTYPE | while read -r disk kind; do
+    [ "$kind" = zfs_member ] || continue
+    case $used in *"$disk "*) continue ;; esac
+    echo
+    echo 'on disks:'
+    # Its exit code is 1 where there is none.
+    zpool import
+    break
+done
+exit 0
 "#;
 
 /// Reads the pools.
@@ -170,6 +193,9 @@ struct RawVdev {
 /// What `zpool status` says where there is no pool.
 const NO_POOLS: &str = "no pools available";
 
+/// What [`SCRIPT`] puts before what `zpool import` says.
+const ON_DISKS: &str = "\non disks:\n";
+
 /// The version of `zpool status`'s JSON that this module knows.
 const KNOWN_VERSION: u64 = 0;
 
@@ -179,11 +205,18 @@ const KNOWN_VERSION: u64 = 0;
 /// [`ParseError`] for anything but the JSON of `zpool status -j --json-int`, and for vdevs that do
 /// not count their errors; only spares need not.
 pub fn parse(output: &str) -> Result<PoolFacts, ParseError> {
+    let (output, on_disks) = match output.split_once(ON_DISKS) {
+        Some((output, rest)) => (output, on_disks::parse(rest)?),
+        None => (output, Vec::new()),
+    };
     if output.trim().is_empty() {
         return Err(ParseError::Empty);
     }
     if output.trim() == NO_POOLS {
-        return Ok(PoolFacts { pools: Vec::new() });
+        return Ok(PoolFacts {
+            pools: Vec::new(),
+            on_disks,
+        });
     }
     let status: Status = serde_json::from_str(output).map_err(ParseError::Json)?;
     let version = &status.output_version;
@@ -201,7 +234,7 @@ pub fn parse(output: &str) -> Result<PoolFacts, ParseError> {
         .into_values()
         .map(pool)
         .collect::<Result<_, _>>()?;
-    Ok(PoolFacts { pools })
+    Ok(PoolFacts { pools, on_disks })
 }
 
 fn pool(raw: RawPool) -> Result<Pool, ParseError> {
@@ -317,6 +350,16 @@ mod tests {
     fn no_pool_is_a_fact() {
         assert!(parse(NONE).unwrap().pools.is_empty());
         assert!(parse("no pools available\n").unwrap().pools.is_empty());
+    }
+
+    #[test]
+    fn what_is_on_the_disks_stands_below() {
+        let missing = include_str!("samples/zpool-import-missing.txt");
+        let facts = parse(&format!("{NO_POOLS}\n\non disks:\n{missing}")).unwrap();
+        assert_eq!(facts.on_disks[0].name, "tank");
+        assert!(facts.pools.is_empty());
+        let both = parse(&format!("{ONLINE}\n\non disks:\n{missing}")).unwrap();
+        assert_eq!((both.pools.len(), both.on_disks.len()), (1, 1));
     }
 
     #[test]

@@ -79,6 +79,15 @@ impl<'a> Record<'a> {
             .map_err(|_| self.refuse(format!("{N} fields were expected and {found} are there")))
     }
 
+    /// Exactly this many fields, of which the last one may have tabs itself.
+    pub fn fields_and_rest<const N: usize>(&self) -> Result<[&'a str; N], ParseError> {
+        let rest = self.rest.unwrap_or_default();
+        let fields: Vec<&str> = rest.splitn(N, '\t').collect();
+        let found = fields.len();
+        let wrong = format!("{N} fields were expected and {found} are there");
+        fields.try_into().map_err(|_| self.refuse(wrong))
+    }
+
     /// The one field, tabs and all.
     pub fn one(&self) -> Result<&'a str, ParseError> {
         self.rest
@@ -176,5 +185,7 @@ mod tests {
         assert_eq!(records[0].fields::<2>().unwrap(), ["a", "b"]);
         assert!(records[0].fields::<3>().is_err());
         assert!(records[1].one().is_err());
+        assert_eq!(records[0].fields_and_rest::<1>().unwrap(), ["a\tb"]);
+        assert!(records[0].fields_and_rest::<3>().is_err());
     }
 }

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,6 +18,8 @@ pub trait Kernel {
     fn modprobe(&self, module: &str);
     /// Waits until every device that was found has been handed to its driver and has its links.
     fn settle(&self);
+    /// Lets time pass.
+    fn pause(&self, time: Duration);
     /// Asks a process to end, or ends it. One that has gone already is what was wanted.
     fn end(&self, pid: u32, how: End);
 }
@@ -50,6 +53,10 @@ impl Kernel for RealKernel {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
+    }
+
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
     }
 
     fn settle(&self) {

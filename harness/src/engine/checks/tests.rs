@@ -206,7 +206,10 @@ fn a_pool_is_held_to_its_state_and_its_errors() {
     let pools = vec![pool.unwrap()];
     let facts = BTreeMap::from([(
         Probe::Pool,
-        Facts::Pool(crate::probe::pool::PoolFacts { pools }),
+        Facts::Pool(crate::probe::pool::PoolFacts {
+            pools,
+            ..Default::default()
+        }),
     )]);
     for (pool, holds) in [
         (r#"state = "DEGRADED", errors = 4"#, true),

@@ -239,7 +239,7 @@ fn facts_without_content_make_no_snapshot() {
         .to_string();
     assert_eq!(error, "the probe `iommu` found 1 IOMMUs with 0 groups");
 
-    let no_pool = Facts::Pool(pools::PoolFacts { pools: Vec::new() });
+    let no_pool = Facts::Pool(pools::PoolFacts::default());
     assert!(redactor("none").snapshot_text(&no_pool).is_err());
 }
 

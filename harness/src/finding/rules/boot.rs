@@ -1,11 +1,12 @@
 //! The command line and its boot loader: what was written into their files and is not in force, and why not.
 
 use super::initramfs::{blacklisted_and_loaded, in_force_since_boot};
-use super::references::{GRUB_CONFIGURATION, PVE_BOOT_TOOL, PVE_CMDLINE};
+use super::references::{GRUB_CONFIGURATION, KERNEL_PARAMETERS, PVE_BOOT_TOOL, PVE_CMDLINE};
 use crate::finding::model::{Draft, Rule, Severity, word};
-use crate::finding::view::{Loader, View, is_passthrough_word};
+use crate::finding::view::{Loader, PASSTHROUGH_NAMES, View, is_passthrough_word};
 use crate::probe::host_config::HostConfigFacts;
 use crate::scenario::FailureKind;
+use crate::scenario::nearest::nearest;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -53,6 +54,15 @@ pub(super) const RULES: &[Rule] = &[
         derive: kernel_cmdline_not_one_line,
     },
     Rule {
+        id: "unknown-parameter",
+        severity: Severity::Error,
+        summary: "a word of the command line is not one of the kernel's, and looks like one that is",
+        explanation: "The kernel does not refuse a parameter that it does not know: it hands it on to the first process, \
+            and one line of its log says so.",
+        reference: KERNEL_PARAMETERS,
+        derive: unknown_parameter,
+    },
+    Rule {
         id: "reboot-pending",
         severity: Severity::Warning,
         summary: "the next boot is set up differently from this one",
@@ -89,6 +99,25 @@ fn grub_syntax_error(view: &View<'_>) -> Option<Draft> {
             .fix("update-grub")
             .fix("reboot"),
     )
+}
+
+/// Where a host's boot loader has the command line from.
+pub(super) fn line_of(view: &View<'_>) -> &'static str {
+    match view.loader() {
+        Some((Loader::SystemdBoot, ..)) => "the line of /etc/kernel/cmdline",
+        _ => "GRUB_CMDLINE_LINUX_DEFAULT in /etc/default/grub",
+    }
+}
+
+/// What takes a changed command line over.
+pub(super) fn refresh(view: &View<'_>) -> &'static str {
+    let config = view.facts().host_config.as_ref();
+    let partitions = config.map_or(0, |one| one.boot_tool_partitions);
+    match view.loader() {
+        Some((Loader::SystemdBoot, ..)) => "proxmox-boot-tool refresh",
+        _ if partitions > 0 => "proxmox-boot-tool refresh",
+        _ => "update-grub",
+    }
 }
 
 /// Words on passthrough that one side has and the other lacks.
@@ -187,11 +216,7 @@ fn wrong_bootloader_file(view: &View<'_>) -> Option<Draft> {
         .proof("cmdline", running.words.join(" "))
         .fix("proxmox-boot-tool status")
         .fix(format!("# put {words} into {right_file}"));
-    let refresh = match loader {
-        Loader::Grub if config.boot_tool_partitions == 0 => "update-grub",
-        _ => "proxmox-boot-tool refresh",
-    };
-    Some(draft.fix(refresh).fix("reboot"))
+    Some(draft.fix(refresh(view)).fix("reboot"))
 }
 
 /// Whether the facts are from before a reboot that then failed: what waited for it is no news.
@@ -264,6 +289,36 @@ fn kernel_cmdline_not_one_line(view: &View<'_>) -> Option<Draft> {
             .fix("# make one line of /etc/kernel/cmdline, without comments")
             .fix("proxmox-boot-tool refresh")
             .fix("reboot"),
+    )
+}
+
+fn unknown_parameter(view: &View<'_>) -> Option<Draft> {
+    let log = view.facts().kernel_log.as_ref()?;
+    let unknown = log.unknown_parameters();
+    let (word, meant) = unknown.iter().find_map(|word| {
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
+        // Words that are right, and that another kernel would know.
+        if is_passthrough_word(word) {
+            return None;
+        }
+        let meant = nearest(name, PASSTHROUGH_NAMES)?;
+        let meant = match value {
+            "" => meant.to_owned(),
+            value => format!("{meant}={value}"),
+        };
+        Some((word, meant))
+    })?;
+    Some(
+        Draft::new(format!(
+            "the kernel does not know `{word}`; `{meant}` may be meant"
+        ))
+        .proofs("kernel-log", log.unknown_line())
+        .fix(format!(
+            "# in {}: {meant} in place of {word}",
+            line_of(view)
+        ))
+        .fix(refresh(view))
+        .fix("reboot"),
     )
 }
 

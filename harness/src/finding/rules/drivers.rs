@@ -5,6 +5,7 @@ use super::references::{MODPROBE, PVE_PASSTHROUGH, PVE_PASSTHROUGH_WIKI, PVE_WAT
 use crate::finding::book::Incident;
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{View, describe, is_bridge, is_on_vfio};
+use crate::probe::initramfs::ModprobeRule;
 use crate::probe::modules::canonical;
 use crate::probe::pci::PciDevice;
 use crate::scenario::DriverState;
@@ -64,13 +65,41 @@ fn driver_of(device: &PciDevice) -> Option<&str> {
     }
 }
 
-fn blacklist_bypassed(view: &View<'_>) -> Option<Draft> {
-    let facts = view.facts();
-    let modules = facts.modules.as_ref()?;
-    let (rule, module) = blacklisted_and_loaded(view)
+/// The devices that a module drives.
+fn held_by<'a>(view: &View<'a>, module: &str) -> Vec<&'a PciDevice> {
+    let devices = view.facts().pci.iter().flat_map(|pci| &pci.devices);
+    devices
+        .filter(|one| driver_of(one).map(canonical).as_deref() == Some(module))
+        .collect()
+}
+
+/// A module that is loaded although a blacklist has been in force since boot, and whether it holds a
+/// device that a VM claims; one that does comes before all others.
+///
+/// A blacklist of a package leaves it to the host to load the module by its name, as Proxmox does with the
+/// watchdog that it is told to use. It counts only where the module stands in a VM's way.
+fn bypassed<'a>(view: &View<'a>) -> Option<(&'a ModprobeRule, &'a str, bool)> {
+    let claimed = |module: &str| {
+        let mut held = held_by(view, module).into_iter();
+        held.any(|one| view.claim_on(one.address).is_some())
+    };
+    blacklisted_and_loaded(view)
         .into_iter()
-        .find(|(rule, _)| in_force_since_boot(view, rule) == Some(true))?;
-    let mut draft = Draft::new(format!(
+        .filter(|(rule, _)| in_force_since_boot(view, rule) == Some(true))
+        .map(|(rule, module)| (rule, module, claimed(module)))
+        .filter(|(rule, _, claimed)| *claimed || is_own(rule))
+        .min_by_key(|(_, _, claimed)| !claimed)
+}
+
+/// Whether a rule is of the host's administrator and not of a package.
+fn is_own(rule: &ModprobeRule) -> bool {
+    rule.file.starts_with("/etc/modprobe.d/")
+}
+
+fn blacklist_bypassed(view: &View<'_>) -> Option<Draft> {
+    let modules = view.facts().modules.as_ref()?;
+    let (rule, module, claimed) = bypassed(view)?;
+    let draft = Draft::new(format!(
         "{module} is blacklisted and loaded: something asked for it by name"
     ))
     .proof("host-config", format!("{}: blacklist {module}", rule.file))
@@ -80,31 +109,31 @@ fn blacklist_bypassed(view: &View<'_>) -> Option<Draft> {
     )
     .proof("modules", format!("{module} is loaded"));
     let listed = modules.listed.iter().find(|one| one.module == module);
-    draft = draft.proofs(
-        "modules",
-        listed.map(|one| format!("{}: {module}", one.file)),
-    );
-    let held = facts.pci.iter().flat_map(|pci| &pci.devices);
-    let held: Vec<_> = held
-        .filter(|one| driver_of(one).map(canonical).as_deref() == Some(module))
-        .collect();
-    let claimed = held.iter().any(|one| view.claim_on(one.address).is_some());
-    draft = draft
-        .severity_if(claimed, Severity::Error)
-        .proofs("pci", held.iter().map(|one| describe(one)));
     let fix = match listed {
         Some(one) => format!("# take {module} out of {}", one.file),
         None => format!(
             "grep -rs {module} /etc/modules /etc/modules-load.d /etc/initramfs-tools/modules"
         ),
     };
+    // An update of a package writes its file anew.
+    let file = match is_own(rule) {
+        true => rule.file.clone(),
+        false => format!("/etc/modprobe.d/{module}.conf"),
+    };
+    let held = held_by(view, module);
     Some(
         draft
+            .severity_if(claimed, Severity::Error)
+            .proofs(
+                "modules",
+                listed.map(|one| format!("{}: {module}", one.file)),
+            )
+            .proofs("pci", held.into_iter().map(describe))
             .fix(fix)
             .fix(format!(
                 "echo {} >> {}",
                 word(&format!("install {module} /bin/false")),
-                word(&rule.file)
+                word(&file)
             ))
             .fix("update-initramfs -u -k all")
             .fix("reboot"),

@@ -111,10 +111,10 @@ fn takes_nic(view: &View<'_>) -> Option<Draft> {
         ),
     };
     let quote = |one: &&crate::probe::host_network::Interface| {
-        let address = if one.carries_address {
-            "carries an address"
-        } else {
-            "carries no address"
+        let address = match (one.carries_address, one.is_in_open_vswitch()) {
+            (_, true) => "is a port of Open vSwitch, which may carry the host's address",
+            (true, _) => "carries an address",
+            _ => "carries no address",
         };
         format!("{} is {}, {address}", one.name, card.address)
     };

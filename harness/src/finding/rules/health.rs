@@ -39,7 +39,9 @@ pub(super) const RULES: &[Rule] = &[
         id: "pool-unavailable",
         severity: Severity::Error,
         summary: "a pool cannot be used: too many of its disks are missing or damaged",
-        explanation: "The state FAULTED or UNAVAIL means that no copy of some data can be found.",
+        explanation: "The state FAULTED or UNAVAIL means that no copy of some data can be found. Where disks are at several \
+            controllers, each needs a hostpci line of its own; a VM without one of them starts all the same, and ZFS may \
+            call the data corrupted that is only out of its sight.",
         reference: ZFS_FAILURES,
         derive: pool_unavailable,
     },
@@ -199,13 +201,41 @@ fn pool_suspended(view: &View<'_>) -> Option<Draft> {
 }
 
 fn pool_unavailable(view: &View<'_>) -> Option<Draft> {
-    let pools = pools(view, &["FAULTED", "UNAVAIL"]);
-    let pool = pools.first()?;
+    let states = ["FAULTED", "UNAVAIL"];
+    let pools = pools(view, &states);
+    let Some(pool) = pools.first() else {
+        return pool_not_importable(view, &states);
+    };
     Some(
         Draft::new(format!("the pool {} cannot be used", pool.name))
             .proofs("pool", quote(pool))
             .fix("zpool status -v")
             .fix("# bring back the missing disks before anything else"),
+    )
+}
+
+fn pool_not_importable(view: &View<'_>, states: &[&str]) -> Option<Draft> {
+    let mut pools = view.facts().pool.iter().flat_map(|facts| &facts.on_disks);
+    let pool = pools.find(|pool| states.contains(&pool.state.as_str()))?;
+    let status = pool
+        .status
+        .as_ref()
+        .map(|status| format!(": {status}"))
+        .unwrap_or_default();
+    let devices = pool
+        .devices
+        .iter()
+        .map(|one| format!("{} {}", one.name, one.state));
+    Some(
+        Draft::new(format!(
+            "the pool {} is on the disks and cannot be imported",
+            pool.name
+        ))
+        .proof("pool", format!("{} {}{status}", pool.name, pool.state))
+        .proofs("pool", devices.skip(1))
+        .fix("lsblk -o NAME,SERIAL,MODEL")
+        .fix("# on the host, is each controller of its disks given to the VM? grep hostpci /etc/pve/qemu-server/*.conf")
+        .fix("zpool import"),
     )
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::boot;
 use super::references::{INITRAMFS, INITRAMFS_DEBUG};
 use super::storage;
 use crate::finding::model::{Draft, Rule, Severity, word};
@@ -206,14 +207,14 @@ fn root_not_named(view: &View<'_>) -> Option<Draft> {
             .fix(format!("# {root}"));
     }
     let root = root.map_or("root=…", String::as_str);
-    let (file, refresh) = match view.loader() {
-        Some((Loader::SystemdBoot, ..)) => ("/etc/kernel/cmdline", "proxmox-boot-tool refresh"),
-        _ => ("what /boot/grub/grub.cfg is made from", "update-grub"),
+    let file = match view.loader() {
+        Some((Loader::SystemdBoot, ..)) => "/etc/kernel/cmdline",
+        _ => "what /boot/grub/grub.cfg is made from",
     };
     Some(
         draft
             .fix(format!("# put {root} back into {file}"))
-            .fix(refresh)
+            .fix(boot::refresh(view))
             .fix("reboot"),
     )
 }

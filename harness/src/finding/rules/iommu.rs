@@ -1,12 +1,14 @@
 //! Whether there is an IOMMU, and what it can do.
 
+use super::boot;
 use super::references::{
     KERNEL_IOMMU, KERNEL_PARAMETERS, KERNEL_VFIO, PVE_CMDLINE, PVE_PASSTHROUGH,
     PVE_PASSTHROUGH_WIKI,
 };
 use crate::finding::model::{Draft, Rule, Severity};
 use crate::finding::view::{View, describe, is_passthrough_word};
-use crate::probe::kernel_log::LogTopic;
+use crate::probe::kernel_log::{KernelLogFacts, LogTopic};
+use crate::probe::platform::PlatformFacts;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -40,8 +42,8 @@ pub(super) const RULES: &[Rule] = &[
         id: "iommu-absent",
         severity: Severity::Error,
         summary: "the IOMMU is there and asked for, and the kernel still did not take it into use",
-        explanation: "The firmware has the table and the command line has the word, so the kernel found something wrong \
-            with the two; its log says what. An update of the firmware is the usual cure.",
+        explanation: "The firmware has the table, and the command line has the word (AMD's needs none), so the kernel found \
+            something wrong with the two; its log says what. An update of the firmware is the usual cure.",
         reference: KERNEL_IOMMU,
         derive: absent,
     },
@@ -76,9 +78,9 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "acs-override",
         severity: Severity::Warning,
-        summary: "IOMMU groups were split by force, not because the hardware keeps the devices apart",
+        summary: "IOMMU groups were to be split by force, not because the hardware keeps the devices apart",
         explanation: "pcie_acs_override makes the kernel believe that devices cannot reach each other. They still can, so a \
-            guest's device may write to one of the host's.",
+            guest's device may write to one of the host's. It is a patch of Proxmox VE's kernels; others do not know it.",
         reference: PVE_PASSTHROUGH_WIKI,
         derive: acs_override,
     },
@@ -95,18 +97,21 @@ pub(super) const RULES: &[Rule] = &[
 
 /// Words that turn an IOMMU off.
 const OFF: [&str; 3] = ["intel_iommu=off", "amd_iommu=off", "iommu=off"];
-/// Words that ask for one.
-const ON: [&str; 3] = ["intel_iommu=on", "amd_iommu=on", "iommu=force"];
+/// Words that ask for one. AMD's is on without any.
+const ON: [&str; 2] = ["intel_iommu=on", "iommu=force"];
 
 /// The words of one list that are on the running kernel's command line, where `/sys/class/iommu` is
 /// known to be empty.
 fn without_iommu(view: &View<'_>, words: &[&str]) -> Option<Vec<String>> {
     let facts = view.facts();
     let (iommu, cmdline) = (facts.iommu.as_ref()?, facts.cmdline.as_ref()?);
-    let there = cmdline
-        .words
-        .iter()
-        .filter(|word| words.contains(&word.as_str()));
+    // One parameter may have several values: intel_iommu=on,sm_on.
+    let says = |word: &&String| {
+        let (name, values) = word.split_once('=').unwrap_or((word, ""));
+        let mut values = values.split(',');
+        values.any(|value| words.contains(&format!("{name}={value}").as_str()))
+    };
+    let there = cmdline.words.iter().filter(says);
     iommu.units.is_empty().then(|| there.cloned().collect())
 }
 
@@ -129,10 +134,8 @@ fn off_on_cmdline(view: &View<'_>) -> Option<Draft> {
             .severity_if(!wanted(view), Severity::Note)
             .proof("iommu", NO_UNIT)
             .proofs("cmdline", off.clone())
-            .fix(format!(
-                "# take {word} out of GRUB_CMDLINE_LINUX_DEFAULT in /etc/default/grub"
-            ))
-            .fix("update-grub")
+            .fix(format!("# take {word} out of {}", boot::line_of(view)))
+            .fix(boot::refresh(view))
             .fix("reboot"),
     )
 }
@@ -167,17 +170,11 @@ fn off_in_firmware(view: &View<'_>) -> Option<Draft> {
 
 fn not_enabled(view: &View<'_>) -> Option<Draft> {
     let platform = view.facts().platform.as_ref()?;
-    let said = without_iommu(view, &[OFF, ON].concat())?;
-    if !said.is_empty() || !platform.describes_iommu() {
+    let said = without_iommu(view, &[&OFF[..], &ON].concat())?;
+    if !said.is_empty() || !platform.describes_iommu() || is_amd(platform) {
         return None;
     }
-    // The table is the IOMMU's; a processor may be another's in a virtual machine.
-    let amd = platform.acpi_tables.iter().any(|table| table == "IVRS");
-    let word = if amd {
-        "amd_iommu=on"
-    } else {
-        "intel_iommu=on"
-    };
+    let word = "intel_iommu=on";
     let cause =
         format!("the firmware offers an IOMMU, and `{word}` is not on the kernel's command line");
     Some(
@@ -189,18 +186,22 @@ fn not_enabled(view: &View<'_>) -> Option<Draft> {
                 format!("ACPI tables: {}", platform.acpi_tables.join(" ")),
             )
             .proof("platform", format!("kernel {}", platform.kernel))
-            .fix(format!(
-                "# add {word} to GRUB_CMDLINE_LINUX_DEFAULT in /etc/default/grub"
-            ))
-            .fix("update-grub")
+            .fix(format!("# add {word} to {}", boot::line_of(view)))
+            .fix(boot::refresh(view))
             .fix("reboot"),
     )
+}
+
+/// The table is the IOMMU's; a processor may be another's in a virtual machine.
+fn is_amd(platform: &PlatformFacts) -> bool {
+    platform.acpi_tables.iter().any(|table| table == "IVRS")
 }
 
 fn absent(view: &View<'_>) -> Option<Draft> {
     let platform = view.facts().platform.as_ref()?;
     let (on, off) = (without_iommu(view, &ON)?, without_iommu(view, &OFF)?);
-    if on.is_empty() || !off.is_empty() || !platform.describes_iommu() {
+    let asked = !on.is_empty() || is_amd(platform);
+    if !asked || !off.is_empty() || !platform.describes_iommu() {
         return None;
     }
     let log = view
@@ -210,7 +211,8 @@ fn absent(view: &View<'_>) -> Option<Draft> {
         .flat_map(|log| log.on(LogTopic::Iommu));
     let lines = log.map(|line| line.message.clone()).take(8);
     Some(
-        Draft::new("the kernel has the IOMMU's table and the word to use it, and did not")
+        Draft::new("the kernel has the IOMMU's table and is meant to use it, and did not")
+            .severity_if(!wanted(view), Severity::Note)
             .proof("iommu", NO_UNIT)
             .proof(
                 "platform",
@@ -343,6 +345,16 @@ fn acs_override(view: &View<'_>) -> Option<Draft> {
     let word = words
         .iter()
         .find(|word| is_passthrough_word(word) && word.starts_with("pcie_acs_override="))?;
+    let log = view.facts().kernel_log.as_ref();
+    if log.is_some_and(|log| log.unknown_parameters().contains(&word.as_str())) {
+        let cause = "this kernel does not know `pcie_acs_override`, and leaves the IOMMU groups as they are";
+        return Some(
+            Draft::new(cause)
+                .proof("cmdline", word.clone())
+                .proofs("kernel-log", log.into_iter().flat_map(KernelLogFacts::unknown_line))
+                .fix("# take the word out, and put the controller into a slot that has a group of its own"),
+        );
+    }
     Some(
         Draft::new("`pcie_acs_override` splits IOMMU groups whose devices the hardware does not keep apart")
             .proof("cmdline", word.clone())

@@ -4,7 +4,6 @@ use super::drivers::id_taking;
 use super::references::{PVE_DISKS, PVE_PASSTHROUGH, ZFS_IMPORT};
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Claim, View, describe, is_on_vfio};
-use crate::lab::PciAddress;
 use crate::probe::host_storage::{HostDisk, UseKind};
 use crate::probe::modules::canonical;
 use crate::probe::vm_configs::VmConfigFile;
@@ -179,12 +178,18 @@ fn in_use_on_host(view: &View<'_>) -> Option<Draft> {
     Some(draft)
 }
 
-/// A controller that a VM has got, once that is so.
+/// The claim of a VM that has got a controller of disks, itself or along with its group: another device
+/// takes no disks from the host.
 fn given<'v, 'a>(view: &'v View<'a>) -> Option<&'v Claim<'a>> {
-    let given = |address: &PciAddress| view.device(*address).is_some_and(is_on_vfio);
-    view.claims()
-        .iter()
-        .find(|claim| claim.devices.iter().any(given))
+    let along = view.taken_along();
+    view.claims().iter().find(|claim| {
+        let own = claim.devices.iter().filter_map(|one| view.device(*one));
+        let along = along
+            .iter()
+            .filter(|(_, with)| claim.devices.contains(with));
+        own.chain(along.map(|(one, _)| *one))
+            .any(|one| one.is_storage() && is_on_vfio(one))
+    })
 }
 
 /// The disk is gone, and the file system on it is still mounted.

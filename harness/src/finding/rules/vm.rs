@@ -7,6 +7,7 @@ use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Claim, View, describe};
 use crate::lab::PciAddress;
 use crate::probe::kernel_log::PciIdentity;
+use crate::probe::pci::PciDevice;
 use crate::probe::vm_configs;
 
 pub(super) const RULES: &[Rule] = &[
@@ -295,45 +296,44 @@ fn moved(view: &View<'_>) -> Option<Draft> {
     None
 }
 
+/// The device whose id a mapping holds: the first of its list, and of a path without a function the
+/// function 0. Proxmox looks at no other function.
+fn identified<'a>(view: &View<'a>, list: &str) -> Option<&'a PciDevice> {
+    let path = list.split(';').next()?;
+    let mut devices = view.facts().pci.as_ref()?.devices.iter();
+    devices.find(|one| {
+        let function = path.contains('.') || one.address.function == 0;
+        function && vm_configs::names(path, one.address)
+    })
+}
+
 /// A mapping says what the device was when it was made.
 fn mapping_differs(view: &View<'_>) -> Option<Draft> {
     let configs = view.facts().vm_configs.as_ref()?;
-    let host = &view.facts().platform.as_ref()?.host_name;
     for claim in view.claims() {
         let mapping = configs
             .mappings
             .iter()
             .find(|one| Some(&one.name) == claim.mapping.as_ref());
-        for device in mapping.iter().flat_map(|one| &one.devices) {
-            let here = device.node.as_ref().is_none_or(|node| node == host);
-            let found = claim
-                .devices
-                .iter()
-                .filter_map(|address| view.device(*address));
-            let other = found
-                .filter(|one| vm_configs::names(&device.path, one.address))
-                .find(|one| {
-                    let id = format!("{}:{}", one.vendor, one.device);
-                    device
-                        .id
-                        .as_ref()
-                        .is_some_and(|mapped| !mapped.eq_ignore_ascii_case(&id))
-                });
-            let (true, Some(other), Some(mapping)) = (here, other, mapping) else {
+        let Some(mapping) = mapping else { continue };
+        for device in mapping.devices.iter().filter(|one| view.is_here(one)) {
+            let (Some(id), Some(found)) = (&device.id, identified(view, &device.path)) else {
                 continue;
             };
-            let id = device.id.as_deref().unwrap_or_default();
+            if id.eq_ignore_ascii_case(&format!("{}:{}", found.vendor, found.device)) {
+                continue;
+            }
             return Some(
                 Draft::new(format!(
                     "the mapping `{}` means a [{id}] at {}, and another device is there",
-                    mapping.name, device.path
+                    mapping.name, found.address
                 ))
                 .proof("vm-configs", claim.quote())
                 .proof(
                     "vm-configs",
                     format!("pci.cfg: {}: id={id},path={}", mapping.name, device.path),
                 )
-                .proof("pci", describe(other))
+                .proof("pci", describe(found))
                 .fix("lspci -nn")
                 .fix(format!(
                     "# make the mapping `{}` anew under Datacenter, Resource Mappings",
@@ -345,38 +345,51 @@ fn mapping_differs(view: &View<'_>) -> Option<Draft> {
     None
 }
 
+/// Whether a VM's file has the value `1` for a key.
+fn is_set(claim: &Claim<'_>, key: &str) -> bool {
+    claim.vm.main().and_then(|main| main.value(key)) == Some("1")
+}
+
+/// The first two claims of one VM.
+fn of_one_vm<'c, 'a>(claims: &[&'c Claim<'a>]) -> Option<[&'c Claim<'a>; 2]> {
+    let mut pairs = claims.windows(2).map(|pair| [pair[0], pair[1]]);
+    pairs.find(|[first, second]| first.vmid == second.vmid)
+}
+
+/// Whether a start goes wrong, be it by hand or with the host.
+fn collide(claims: &[&Claim<'_>]) -> bool {
+    let at_boot = claims.iter().filter(|claim| is_set(claim, "onboot"));
+    at_boot.count() > 1 || of_one_vm(claims).is_some()
+}
+
 fn claimed_twice(view: &View<'_>) -> Option<Draft> {
     let mut claims: BTreeMap<PciAddress, Vec<&Claim<'_>>> = BTreeMap::new();
-    for claim in view.claims() {
-        for device in &claim.devices {
+    // A template is never started.
+    for claim in view.claims().iter().filter(|one| !is_set(one, "template")) {
+        for device in &claim.certain {
             claims.entry(*device).or_default().push(claim);
         }
     }
-    let (device, both) = claims.iter().find(|(_, both)| both.len() > 1)?;
-    let template =
-        |claim: &&Claim<'_>| claim.vm.main().and_then(|main| main.value("template")) == Some("1");
-    if both.iter().filter(|claim| !template(claim)).count() < 2 {
-        return None;
-    }
+    claims.retain(|_, claims| claims.len() > 1);
+    let worst = claims.iter().find(|(_, claims)| collide(claims));
+    let (device, claims) = worst.or_else(|| claims.iter().next())?;
     let said = view
         .said("already in use")
         .or_else(|| view.said("assigned more than once"));
-    let at_boot = both
-        .iter()
-        .all(|claim| claim.vm.main().and_then(|main| main.value("onboot")) == Some("1"));
-    let one_vm = both.windows(2).any(|pair| pair[0].vmid == pair[1].vmid);
-    let numbers: Vec<String> = both.iter().map(|claim| claim.vmid.to_string()).collect();
-    let cause = if one_vm {
-        format!("VM {} claims {device} twice", both[0].vmid)
-    } else {
-        format!("the VMs {} both claim {device}", numbers.join(" and "))
+    let (cause, surplus) = match of_one_vm(claims) {
+        Some([first, second]) => (format!("VM {} claims {device} twice", first.vmid), second),
+        None => {
+            let numbers: Vec<String> = claims.iter().map(|one| one.vmid.to_string()).collect();
+            let numbers = numbers.join(" and ");
+            (format!("the VMs {numbers} both claim {device}"), claims[1])
+        }
     };
     Some(
         Draft::new(cause)
-            .severity_if(said.is_some() || at_boot || one_vm, Severity::Error)
-            .proofs("vm-configs", both.iter().map(|claim| claim.quote()))
+            .severity_if(said.is_some() || collide(claims), Severity::Error)
+            .proofs("vm-configs", claims.iter().map(|claim| claim.quote()))
             .proofs("run", said)
-            .fix(format!("qm set {} --delete {}", both[1].vmid, both[1].key)),
+            .fix(format!("qm set {} --delete {}", surplus.vmid, surplus.key)),
     )
 }
 

@@ -45,6 +45,19 @@ fn pulled(book: &mut FactBook) {
     pool.health = "SUSPENDED".to_owned();
 }
 
+/// A file system of the host's is mounted, and its disk is gone.
+fn lost_mount(book: &mut FactBook) {
+    let storage = book.facts.host_storage.as_mut().unwrap();
+    storage.lost_mounts.push("/dev/sda1 on /srv".to_owned());
+}
+
+/// VM 100 has a graphics card, and no controller.
+fn graphics_card_only(book: &mut FactBook) {
+    device(book, "00:01.0").class = "030000".to_owned();
+    bind(book, "00:01.0", "vfio-pci");
+    vm(book, "machine: q35\nhostpci0: 0000:00:01.0,pcie=1");
+}
+
 /// A network card in the controller's group.
 fn add_card(book: &mut FactBook, driver: &str) {
     let mut card = device(book, "00:1f.3").clone();
@@ -81,6 +94,46 @@ fn renumber(book: &mut FactBook) -> Vec<PciIdentity> {
         identity(address("00:1f.2"), "8086:2922"),
     ]
 }
+
+/// VMs from number 100 on, each with its lines, and the mapping `hba` with its alternatives.
+fn mapped(book: &mut FactBook, vms: &[&str], alternatives: &[&str]) {
+    let mut text = String::new();
+    for (index, lines) in vms.iter().enumerate() {
+        text.push_str(&format!("vm\t{}\tstopped\n", 100 + index));
+        for line in lines.lines() {
+            text.push_str(&format!("line\t{line}\n"));
+        }
+    }
+    text.push_str("mapping\thba\n");
+    for alternative in alternatives {
+        text.push_str(&format!("mapping\t map {alternative}\n"));
+    }
+    text.push_str("end\n");
+    book.facts.vm_configs = Some(crate::probe::vm_configs::parse(&text).unwrap());
+}
+
+/// A card with two functions, of which the second is another device.
+fn add_card_of_two(book: &mut FactBook) {
+    add_twin(book, "01:00.0", "vfio-pci");
+    add_twin(book, "01:00.1", "vfio-pci");
+    device(book, "01:00.1").device = "1aef".to_owned();
+}
+
+/// Two controllers, of which a VM with the mapping gets one.
+fn either_of_two(book: &mut FactBook, vms: &[&str]) {
+    add_twin(book, "01:00.0", "vfio-pci");
+    let alternatives = [
+        "id=8086:2922,node=node7,path=0000:00:1f.2",
+        "id=8086:2922,node=node7,path=0000:01:00.0",
+    ];
+    mapped(book, vms, &alternatives);
+}
+
+fn call_host(book: &mut FactBook, name: &str) {
+    book.facts.platform.as_mut().unwrap().host_name = name.to_owned();
+}
+
+const BY_MAPPING: &str = "hostpci0: mapping=hba\nonboot: 1";
 
 fn virtual_disks(book: &mut FactBook, serials: [Option<&str>; 2]) {
     let disks = &mut book.facts.nas_disks.as_mut().unwrap().disks;
@@ -125,6 +178,11 @@ pub(super) fn cases() -> Vec<Case> {
             add_card(book, "e1000e");
             network_through(book, "00:1f.6");
         }),
+        error("group-takes-nic", |book| {
+            add_card(book, "e1000e");
+            let sample = "interface\teno2\t/sys/devices/pci0000:00/0000:00:1f.6\tovs-system\nend\n";
+            book.facts.host_network = Some(crate::probe::host_network::parse(sample).unwrap());
+        }),
         error("group-takes-nic", |book| add_card(book, "vfio-pci")),
         warning("group-takes-nic", |book| add_card(book, "e1000e")),
         note("group-shared", |_| {}),
@@ -161,13 +219,25 @@ pub(super) fn cases() -> Vec<Case> {
             book.facts.pci.as_mut().unwrap().devices.push(other);
         }),
         error("address-renumbered", |book| {
-            book.facts.vm_configs = Some(
-                crate::probe::vm_configs::parse(
-                    "vm\t100\tstopped\nline\thostpci0: mapping=hba\nmapping\thba\n\
-                     mapping\t map id=1000:0072,node=node7,path=0000:00:1f.2\nend\n",
-                )
-                .unwrap(),
-            );
+            let other = "id=1000:0072,node=node7,path=0000:00:1f.2";
+            mapped(book, &[BY_MAPPING], &[other]);
+        }),
+        error("address-renumbered", |book| {
+            // A node is named without the domain of its host.
+            call_host(book, "node7.example.com");
+            let other = "id=1000:0072,node=node7,path=0000:00:1f.2";
+            mapped(book, &[BY_MAPPING], &[other]);
+        }),
+        error("address-renumbered", |book| {
+            // The id is the second function's, and the first is what counts.
+            add_card_of_two(book);
+            let whole = "id=8086:1aef,node=node7,path=0000:01:00";
+            mapped(book, &[BY_MAPPING], &[whole]);
+        }),
+        error("address-renumbered", |book| {
+            add_card_of_two(book);
+            let both = "id=1000:0072,node=node7,path=0000:01:00.0;0000:01:00.1";
+            mapped(book, &[BY_MAPPING], &[both]);
         }),
         warning("controller-claimed-twice", |book| two_vms(book, "0")),
         error("controller-claimed-twice", |book| two_vms(book, "1")),
@@ -180,6 +250,39 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         error("controller-claimed-twice", |book| {
             vm(book, &format!("{q35}\n{controller}\nhostpci1: 00:1f"));
+        }),
+        error("controller-claimed-twice", |book| {
+            call_host(book, "node7.example.com");
+            let only = "id=8086:2922,node=node7,path=0000:00:1f.2";
+            mapped(book, &[BY_MAPPING, BY_MAPPING], &[only]);
+        }),
+        error("controller-claimed-twice", |book| {
+            // Whichever it gets, the first function is in it.
+            add_card_of_two(book);
+            let alternatives = [
+                "id=8086:2922,node=node7,path=0000:01:00.0",
+                "id=8086:2922,node=node7,path=0000:01:00",
+            ];
+            let direct = "hostpci0: 0000:01:00.0\nonboot: 1";
+            mapped(book, &[BY_MAPPING, direct], &alternatives);
+        }),
+        error("controller-claimed-twice", |book| {
+            // A template has the first shared device.
+            let vms = [
+                "hostpci0: 0000:00:1f.0\nhostpci1: 0000:00:1f.2\nonboot: 1",
+                "hostpci0: 0000:00:1f.0\ntemplate: 1",
+                "hostpci0: 0000:00:1f.2\nonboot: 1",
+            ];
+            mapped(book, &vms, &[]);
+        }),
+        error("controller-claimed-twice", |book| {
+            // The first shared device is only so as long as one of the VMs is off.
+            let vms = [
+                "hostpci0: 0000:00:1f.0\nhostpci1: 0000:00:1f.2\nonboot: 1",
+                "hostpci0: 0000:00:1f.0",
+                "hostpci0: 0000:00:1f.2\nonboot: 1",
+            ];
+            mapped(book, &vms, &[]);
         }),
         note("hostpci-not-migratable", |_| {}),
         note("passthrough-not-in-backups", |_| {}),
@@ -208,10 +311,7 @@ pub(super) fn cases() -> Vec<Case> {
                 &[(UseKind::Mount, "/srv"), (UseKind::Lvm, "data-srv")],
             );
         }),
-        error("disk-in-use-on-host", |book| {
-            let storage = book.facts.host_storage.as_mut().unwrap();
-            storage.lost_mounts.push("/dev/sda1 on /srv".to_owned());
-        }),
+        error("disk-in-use-on-host", lost_mount),
         error("pool-imported-on-host", pulled),
         error("pool-imported-on-host", |book| {
             disk_on_controller(book, &[(UseKind::Zfs, "tank")]);
@@ -245,6 +345,11 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         error("pool-unavailable", |book| {
             pool(book).state = "FAULTED".to_owned()
+        }),
+        error("pool-unavailable", |book| {
+            let missing = include_str!("../../probe/samples/zpool-import-missing.txt");
+            let text = format!("no pools available\n\non disks:\n{missing}");
+            book.facts.pool = Some(crate::probe::pool::parse(&text).unwrap());
         }),
         warning("pool-degraded", |book| {
             let degraded = include_str!("../../probe/samples/zpool-degraded.json");
@@ -352,6 +457,34 @@ fn the_vms_file() {
         book.facts.kernel_log.as_mut().unwrap().previous_devices = earlier;
         add_twin(book, "02:00.0", "ahci");
     });
+    silent("address-renumbered", |book| {
+        add_card_of_two(book);
+        let whole = "id=8086:2922,node=node7,path=0000:01:00";
+        mapped(book, &[BY_MAPPING], &[whole]);
+    });
+    silent("address-renumbered", |book| {
+        add_card_of_two(book);
+        let both = "id=8086:2922,node=node7,path=0000:01:00.0;0000:01:00.1";
+        mapped(book, &[BY_MAPPING], &[both]);
+    });
+    silent("address-renumbered", |book| {
+        let elsewhere = "id=1000:0072,node=node77,path=0000:00:1f.2";
+        mapped(book, &[BY_MAPPING], &[elsewhere]);
+    });
+    silent("controller-claimed-twice", |book| {
+        either_of_two(book, &[BY_MAPPING, BY_MAPPING]);
+    });
+    silent("controller-claimed-twice", |book| {
+        either_of_two(book, &["hostpci0: mapping=hba\nhostpci1: mapping=hba"]);
+    });
+    silent("controller-claimed-twice", |book| {
+        let mediated = "hostpci0: 0000:00:01.0,mdev=i915-GVTg_V5_4\nonboot: 1";
+        mapped(book, &[mediated, mediated], &[]);
+    });
+    silent("controller-claimed-twice", |book| {
+        let template = "hostpci0: 0000:00:1f.2\ntemplate: 1";
+        mapped(book, &["hostpci0: 0000:00:1f.2", template, template], &[]);
+    });
     silent("controller-claimed-twice", |book| {
         two_vms(book, "1");
         let second = &mut book.facts.vm_configs.as_mut().unwrap().vms[2].sections[0];
@@ -395,10 +528,24 @@ fn the_hosts_own_disks() {
         bind(book, "00:1f.2", "ahci");
     });
     silent("disk-in-use-on-host", |book| {
-        let storage = book.facts.host_storage.as_mut().unwrap();
-        storage.lost_mounts.push("/dev/sda1 on /srv".to_owned());
+        lost_mount(book);
         bind(book, "00:1f.2", "ahci");
     });
+    // A disk was unplugged, and the VM that runs has no controller of disks.
+    silent("pool-imported-on-host", |book| {
+        pulled(book);
+        graphics_card_only(book);
+    });
+    silent("disk-in-use-on-host", |book| {
+        lost_mount(book);
+        graphics_card_only(book);
+    });
+    let along = changed(|book| {
+        // The controller went to the VM with the rest of its group.
+        lost_mount(book);
+        vm(book, "machine: q35\nhostpci0: 0000:00:1f.3,pcie=1");
+    });
+    assert!(bad(&along).contains("disk-in-use-on-host"));
     silent("pool-imported-on-host", |book| {
         disk_on_controller(book, &[]);
         pool_on(book, "nvme0n1");

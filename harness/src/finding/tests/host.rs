@@ -72,6 +72,28 @@ fn watchdog(book: &mut FactBook, state: &str) {
     });
 }
 
+/// A blacklist that came with a package, of a module that is loaded, and before all others.
+fn blacklist_of_package(book: &mut FactBook, module: &str) {
+    let file = "usr/lib/modprobe.d/blacklist_watchdog.conf";
+    let line = format!("blacklist {module}");
+    config(book)
+        .rules
+        .insert(0, modprobe(&format!("/{file}"), &line));
+    let facts = &mut book.facts;
+    let in_image = modprobe(file, &line);
+    facts.initramfs.as_mut().unwrap().rules.push(in_image);
+    let loaded = &mut facts.modules.as_mut().unwrap().loaded;
+    loaded.insert(module.to_owned());
+}
+
+/// The kernel's words on parameters that it does not know.
+fn unknown(book: &mut FactBook, words: &str) {
+    let told = format!(
+        "Unknown kernel command line parameters \"{words}\", will be passed to user space."
+    );
+    log(book, LogTopic::UnknownParameters, &told);
+}
+
 pub(super) fn cases() -> Vec<Case> {
     vec![
         error("iommu-off-on-cmdline", |book| {
@@ -122,6 +144,19 @@ pub(super) fn cases() -> Vec<Case> {
             words(book, added);
             grub(book, added);
             entry(book, added);
+        }),
+        warning("acs-override", |book| {
+            let added = "quiet intel_iommu=on iommu=pt pcie_acs_override=downstream,multifunction";
+            words(book, added);
+            grub(book, added);
+            entry(book, added);
+            unknown(
+                book,
+                "BOOT_IMAGE=/vmlinuz pcie_acs_override=downstream,multifunction",
+            );
+        }),
+        error("unknown-parameter", |book| {
+            unknown(book, "splash intel_iomu=on");
         }),
         note("dma-fault", |book| {
             log(
@@ -209,6 +244,20 @@ pub(super) fn cases() -> Vec<Case> {
         error("blacklist-bypassed", |book| {
             rule_on_disk(book, "blacklist ahci", true);
             bind(book, "00:1f.2", "ahci");
+        }),
+        error("blacklist-bypassed", |book| {
+            // Another module, of no harm, comes first.
+            rule_on_disk(book, "blacklist libahci", true);
+            rule_on_disk(book, "blacklist ahci", true);
+            bind(book, "00:1f.2", "ahci");
+        }),
+        error("blacklist-bypassed", |book| {
+            blacklist_of_package(book, "ahci");
+            bind(book, "00:1f.2", "ahci");
+        }),
+        warning("blacklist-bypassed", |book| {
+            blacklist_of_package(book, "iTCO_wdt");
+            rule_on_disk(book, "blacklist ahci", true);
         }),
         note("blacklist-covers-other-controllers", |book| {
             blacklist(book);
@@ -302,6 +351,9 @@ fn interrupts() {
     });
     silent("acs-override", |book| {
         words(book, "acs=pcie_acs_override=x")
+    });
+    silent("unknown-parameter", |book| {
+        unknown(book, "BOOT_IMAGE=/vmlinuz splash boot=zfs amd_iommu=on")
     });
     silent("dma-fault", |book| {
         log(
@@ -417,6 +469,10 @@ fn drivers() {
     silent("blacklist-bypassed", |book| {
         rule_on_disk(book, "blacklist ahci", true);
         config(book).written.clear();
+    });
+    // Proxmox keeps watchdogs from loading by alias, and loads the one that it is told to by its name.
+    silent("blacklist-bypassed", |book| {
+        blacklist_of_package(book, "iTCO_wdt")
     });
     silent("blacklist-covers-other-controllers", blacklist);
     silent("blacklist-covers-other-controllers", |book| {

@@ -12,6 +12,10 @@ zpool\t\t/dev/nvme0n1p3\t238G\t2.5G\t235G\t-\t-\t0%\t1.05%\t-\tONLINE
 zpool\ttank\t32.7T\t1.1M\t32.7T\t-\t-\t0%\t0%\t1.00x\tONLINE\t-
 zpool\t\traidz1-0\t32.7T\t1.1M\t32.7T\t-\t-\t0%\t0.00%\t-\tONLINE
 zpool\t\t/dev/sdb1\t10.9T\t-\t-\t-\t-\t-\t-\t-\tONLINE
+zpool\tlogs           -      -      -        -         -      -      -      -         -
+zpool\t\t/dev/nvme0n1p4\t8G\t0\t8G\t-\t-\t0%\t0.00%\t-\tONLINE
+zpool\tcache          -      -      -        -         -      -      -      -         -
+zpool\t\t/dev/sdz1\t100G\t0\t100G\t-\t-\t0%\t0.00%\t-\tONLINE
 lsblk
 {\"blockdevices\": [
  {\"name\":\"loop0\",\"type\":\"loop\",\"size\":4096,\"model\":null,\"serial\":null,\"fstype\":null,\"mountpoints\":[null]},
@@ -21,7 +25,8 @@ lsblk
  {\"name\":\"sdb\",\"type\":\"disk\",\"size\":2000,\"model\":null,\"serial\":null,\"fstype\":null,\"mountpoints\":[],
   \"children\":[{\"name\":\"sdb1\",\"type\":\"part\",\"size\":1900,\"model\":null,\"serial\":null,\"fstype\":\"zfs_member\",\"mountpoints\":[null]}]},
  {\"name\":\"nvme0n1\",\"type\":\"disk\",\"size\":3000,\"model\":null,\"serial\":null,\"fstype\":null,\"mountpoints\":[null],
-  \"children\":[{\"name\":\"nvme0n1p3\",\"type\":\"part\",\"size\":2900,\"model\":null,\"serial\":null,\"fstype\":\"zfs_member\",\"mountpoints\":[null]}]}
+  \"children\":[{\"name\":\"nvme0n1p3\",\"type\":\"part\",\"size\":2900,\"model\":null,\"serial\":null,\"fstype\":\"zfs_member\",\"mountpoints\":[null]},
+   {\"name\":\"nvme0n1p4\",\"type\":\"part\",\"size\":80,\"model\":null,\"serial\":null,\"fstype\":\"zfs_member\",\"mountpoints\":[null]}]}
 ]}
 end
 ";
@@ -50,20 +55,77 @@ fn every_disk_has_its_controller_and_its_uses() {
     assert_eq!(
         seen,
         [
-            "nvme0n1 0000:02:00.0 root rpool",
+            "nvme0n1 0000:02:00.0 root rpool, zfs tank",
             "sda 0000:00:1f.2 mount /srv, lvm pve-data",
             "sdb 0000:01:00.0 zfs tank",
         ]
     );
     assert_eq!(facts.disks[1].model.as_deref(), Some("WD"));
     assert!(facts.disks[0].is_vital() && !facts.disks[1].is_vital());
+    // A device of any class is the pool's.
     let pools = facts.pools.unwrap();
-    assert_eq!(
-        (pools[1].name.as_str(), &pools[1].disks[0][..]),
-        ("tank", "sdb")
-    );
+    assert_eq!(pools.len(), 2);
+    assert_eq!(pools[1].name, "tank");
     assert_eq!(pools[1].health, "ONLINE");
-    assert!(pools[1].missing.is_empty() && facts.lost_mounts.is_empty());
+    assert_eq!(pools[1].disks, ["sdb", "nvme0n1"]);
+    assert_eq!(pools[1].missing, ["sdz1"]);
+    assert!(pools[0].missing.is_empty() && facts.lost_mounts.is_empty());
+}
+
+/// Two paths to one disk, an encrypted root, and a file as a disk.
+const LAYERS: &str = "path\tdm-0\t/sys/devices/virtual/block/dm-0
+path\tdm-1\t/sys/devices/virtual/block/dm-1
+path\tloop0\t/sys/devices/virtual/block/loop0
+zfs-root\trpool/ROOT/pve-1
+zfs
+zpool\trpool\t1G\t1G\t1G\t-\t-\t0%\t1%\t1.00x\tONLINE\t-
+zpool\t\t/dev/dm-0\t1G\t1G\t1G\t-\t-\t0%\t1.05%\t-\tONLINE
+zpool\ttank\t1G\t1G\t1G\t-\t-\t0%\t0%\t1.00x\tONLINE\t-
+zpool\t\t/dev/dm-1\t1G\t1G\t1G\t-\t-\t0%\t0.00%\t-\tONLINE
+zpool\ttrial\t1G\t1G\t1G\t-\t-\t0%\t0%\t1.00x\tONLINE\t-
+zpool\t\t/dev/loop0\t1G\t1G\t1G\t-\t-\t0%\t0.00%\t-\tONLINE
+lsblk
+{\"blockdevices\": [
+ {\"name\":\"loop0\",\"kname\":\"loop0\",\"type\":\"loop\",\"size\":4096},
+ {\"name\":\"sda\",\"kname\":\"sda\",\"type\":\"disk\",\"size\":1000,
+  \"children\":[{\"name\":\"sda3\",\"kname\":\"sda3\",\"type\":\"part\",\"size\":900,
+   \"children\":[{\"name\":\"luks-root\",\"kname\":\"dm-0\",\"type\":\"crypt\",\"size\":800}]}]},
+ {\"name\":\"sdb\",\"kname\":\"sdb\",\"type\":\"disk\",\"size\":2000,
+  \"children\":[{\"name\":\"mpatha\",\"kname\":\"dm-1\",\"type\":\"mpath\",\"size\":2000}]},
+ {\"name\":\"sdc\",\"kname\":\"sdc\",\"type\":\"disk\",\"size\":2000,
+  \"children\":[{\"name\":\"mpatha\",\"kname\":\"dm-1\",\"type\":\"mpath\",\"size\":2000}]}
+]}
+end
+";
+
+#[test]
+fn a_pool_on_other_layers_is_on_the_disks_below_them() {
+    // A mapper's device may be listed by its own name as well.
+    for output in [
+        LAYERS.to_owned(),
+        LAYERS.replace("/dev/dm-1", "/dev/mapper/mpatha"),
+    ] {
+        let facts = parse(&output).unwrap();
+        let vital: Vec<bool> = facts.disks.iter().map(HostDisk::is_vital).collect();
+        assert_eq!(vital, [true, false, false]);
+        let pools = facts.pools.unwrap();
+        let disks: Vec<_> = pools.iter().map(|pool| pool.disks.join(" ")).collect();
+        assert_eq!(disks, ["sda", "sdb sdc", ""]);
+        assert!(pools.iter().all(|pool| pool.missing.is_empty()));
+    }
+}
+
+/// A device that the kernel has is not missing, though `lsblk` should not tell how it is called.
+#[test]
+fn what_the_kernel_has_is_not_missing() {
+    let output = LAYERS.replace("\"kname\":\"dm-1\",", "").replace(
+        " {\"name\":\"loop0\",\"kname\":\"loop0\",\"type\":\"loop\",\"size\":4096},\n",
+        "",
+    );
+    assert!(!output.contains("\"loop0\""));
+    let pools = parse(&output).unwrap().pools.unwrap();
+    assert!(pools.iter().all(|pool| pool.missing.is_empty()));
+    assert!(pools[1].disks.is_empty());
 }
 
 /// The controller was given away while the host used its disks.
@@ -75,10 +137,8 @@ fn what_was_pulled_from_under_the_host_is_told() {
     let facts = parse(&gone).unwrap();
     assert_eq!(facts.lost_mounts, ["/dev/sdd1 on /srv"]);
     let pools = facts.pools.unwrap();
-    assert_eq!(
-        (pools[1].missing.as_slice(), pools[1].disks.len()),
-        (&["sdc1".to_owned()][..], 0)
-    );
+    assert_eq!(pools[1].missing, ["sdc1", "sdz1"]);
+    assert_eq!(pools[1].disks, ["nvme0n1"]);
 }
 
 #[test]
@@ -88,10 +148,11 @@ fn no_zfs_is_not_no_pools() {
         format!("{}{}", &HOST[..start], &HOST[end..])
     };
     assert_eq!(parse(&without("zfs-root", "lsblk\n")).unwrap().pools, None);
-    assert_eq!(
-        parse(&without("zpool", "lsblk\n")).unwrap().pools,
-        Some(Vec::new())
-    );
+    // With no pool at all, `zpool` prints an empty line.
+    let without = without("zpool", "lsblk\n");
+    for none in [without.replace("lsblk\n", "zpool\t\nlsblk\n"), without] {
+        assert_eq!(parse(&none).unwrap().pools, Some(Vec::new()));
+    }
 }
 
 #[test]

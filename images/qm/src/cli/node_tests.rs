@@ -13,7 +13,7 @@ const NAS: &str = "hostpci0: 0000:00:1f.2,pcie=1\nmachine: q35\nonboot: 1\n";
 fn guests_start_with_the_host_in_their_order() {
     let node = Node::with(&[
         (100, NAS),
-        (101, "memory: 128\nonboot: 1\nstartup: order=2\n"),
+        (101, "memory: 128\nonboot: 1\nstartup: order=2,up=9\n"),
         (102, "memory: 128\n"),
         (103, "hostpci0: 00:1f.2\nonboot: 1\nstartup: order=3\n"),
         (104, "onboot: 1\ntemplate: 1\n"),
@@ -22,10 +22,13 @@ fn guests_start_with_the_host_in_their_order() {
     // Every VM here gets the same process, so that of 101 has to be gone for the next to be told from it.
     assert_eq!(
         node.pvenode("startall"),
-        "Starting VM 101\nStarting VM 103\nStarting VM 100\n\
+        "Starting VM 101\nWaiting for 9 seconds (startup delay)\nStarting VM 103\nStarting VM 100\n\
          Starting VM 100 failed: PCI device '0000:00:1f.2' already in use by VMID '103'\n"
     );
-    assert!(node.fake.loaded().contains(&"settled".to_owned()));
+    let asked = node.fake.loaded();
+    for what in ["settled", "paused 9 s"] {
+        assert!(asked.contains(&what.to_owned()), "{what}");
+    }
 }
 
 #[test]

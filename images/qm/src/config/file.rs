@@ -26,6 +26,14 @@ impl Section {
         self.get(name).map(|value| value == "1")
     }
 
+    /// A number of `startup: order=1,up=30,down=60`; a bare number is the order.
+    pub fn startup(&self, name: &str) -> Option<u64> {
+        self.get("startup")?.split(',').find_map(|part| {
+            let (key, value) = part.split_once('=').unwrap_or(("order", part));
+            (key.trim() == name).then(|| value.trim().parse().ok())?
+        })
+    }
+
     /// A whole number.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.get(name)?.parse().ok()

@@ -6,6 +6,7 @@ use std::{
     fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::Sysfs;
@@ -203,6 +204,11 @@ impl Kernel for FakeHost {
             Some("reset") if self.refuses(Refusal::Reset) => Err(invalid()),
             _ => Ok(()),
         }
+    }
+
+    fn pause(&self, time: Duration) {
+        let seconds = time.as_secs();
+        self.loaded.borrow_mut().push(format!("paused {seconds} s"));
     }
 
     fn settle(&self) {

@@ -1,12 +1,10 @@
 //! All guests of a node at once: what `pvenode startall` and `stopall` do when the host boots and goes down
 //! (pve-manager, API2/Nodes.pm).
 
+use std::time::Duration;
+
 use super::{RunError, StartOptions, StopOptions, process::running, shutdown, start};
-use crate::{
-    config::{self, Section},
-    host::Host,
-    kernel::Kernel,
-};
+use crate::{config, host::Host, kernel::Kernel};
 
 /// How long a guest may take to go down, unless its `startup` says otherwise.
 const DOWN_SECONDS: u64 = 180;
@@ -24,10 +22,15 @@ pub fn start_all(
     }
     // Disks and controllers of the host may still be on their way.
     kernel.settle();
-    for Guest { vmid, .. } in wanted {
+    for Guest { vmid, up, .. } in wanted {
         log(&format!("Starting VM {vmid}"));
-        if let Err(error) = start(host, kernel, vmid, StartOptions::default(), log) {
-            log(&format!("Starting VM {vmid} failed: {error}"));
+        match start(host, kernel, vmid, StartOptions::default(), log) {
+            Ok(_) if up > 0 => {
+                log(&format!("Waiting for {up} seconds (startup delay)"));
+                kernel.pause(Duration::from_secs(up));
+            }
+            Ok(_) => {}
+            Err(error) => log(&format!("Starting VM {vmid} failed: {error}")),
         }
     }
     Ok(())
@@ -58,6 +61,9 @@ pub fn stop_all(
 struct Guest {
     vmid: u32,
     on_boot: bool,
+    /// Seconds that the next one waits for it.
+    up: u64,
+    /// Seconds that it may take to go down.
     down: u64,
 }
 
@@ -69,22 +75,15 @@ fn guests(host: &Host, log: &mut dyn FnMut(&str)) -> Result<Vec<Guest>, RunError
         if config.is("template") == Some(true) {
             continue;
         }
-        let order = startup(&config, "order").unwrap_or(u64::MAX);
+        let order = config.startup("order").unwrap_or(u64::MAX);
         let guest = Guest {
             vmid,
             on_boot: config.is("onboot") == Some(true),
-            down: startup(&config, "down").unwrap_or(DOWN_SECONDS),
+            up: config.startup("up").unwrap_or(0),
+            down: config.startup("down").unwrap_or(DOWN_SECONDS),
         };
         found.push((order, guest));
     }
     found.sort_by_key(|(order, guest)| (*order, guest.vmid));
     Ok(found.into_iter().map(|(_, guest)| guest).collect())
-}
-
-/// A number in `startup: order=1,up=30,down=60`; a bare number is the order.
-fn startup(config: &Section, name: &str) -> Option<u64> {
-    config.get("startup")?.split(',').find_map(|part| {
-        let (key, value) = part.split_once('=').unwrap_or(("order", part));
-        (key.trim() == name).then(|| value.trim().parse().ok())?
-    })
 }

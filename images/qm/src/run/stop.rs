@@ -118,7 +118,9 @@ fn end(
     };
     check_lock(&config.main, options.skip_lock)?;
 
-    let limit = options.timeout.map_or(STOP_LIMIT, Duration::from_secs);
+    let own = config.main.startup("down").filter(|_| gently);
+    let limit = options.timeout.or(own);
+    let limit = limit.map_or(STOP_LIMIT, Duration::from_secs);
     let asked = if gently {
         power_down(host, vmid, &config, warn)
     } else {
