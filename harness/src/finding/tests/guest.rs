@@ -114,9 +114,9 @@ fn mapped(book: &mut FactBook, vms: &[&str], alternatives: &[&str]) {
 
 /// A card with two functions, of which the second is another device.
 fn add_card_of_two(book: &mut FactBook) {
-    add_twin(book, "01:00.0", "vfio-pci");
     add_twin(book, "01:00.1", "vfio-pci");
     device(book, "01:00.1").device = "1aef".to_owned();
+    add_twin(book, "01:00.0", "vfio-pci");
 }
 
 /// Two controllers, of which a VM with the mapping gets one.
