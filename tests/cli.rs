@@ -15,7 +15,13 @@ use support::{Heard, Running};
 
 fn xtask() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    for name in ["LAB_ACCEL", "LAB_QEMU", "LAB_CPU", "LAB_SCENARIOS"] {
+    for name in [
+        "LAB_ACCEL",
+        "LAB_QEMU",
+        "LAB_CPU",
+        "LAB_SCENARIOS",
+        "LAB_DENY_SKIPS",
+    ] {
         command.env_remove(name);
     }
     command

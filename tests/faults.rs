@@ -135,17 +135,17 @@ fn a_disk_with_too_little_room_is_told_before_anything_starts() {
     let small = SmallDisk {
         folder: tempfile::tempdir().unwrap(),
     };
-    let mut lab = Lab::start_with(
-        &scenario("true"),
-        small.folder.path().to_owned(),
-        small.program(64),
-    );
-    assert_eq!(lab.end().code(), Some(4));
-    let words = lab.words();
-    assert!(
-        words.contains("skipped") && words.contains("disk"),
-        "{words}"
-    );
+    for (deny_skips, code) in [("0", 4), ("1", 1)] {
+        let mut program = small.program(64);
+        program.env("LAB_DENY_SKIPS", deny_skips);
+        let mut lab = Lab::start_with(&scenario("true"), small.folder.path().to_owned(), program);
+        assert_eq!(lab.end().code(), Some(code));
+        let words = lab.words();
+        assert!(
+            words.contains("skipped") && words.contains("disk"),
+            "{words}"
+        );
+    }
 }
 
 #[test]
