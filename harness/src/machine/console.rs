@@ -58,6 +58,17 @@ impl Default for Console {
     }
 }
 
+impl Shared {
+    /// The first such line is the cause, and what comes after it, even in the same breath, its consequence.
+    fn tell_fatal(&self, line: String) {
+        self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            fatal.get_or_insert(line);
+            first
+        });
+    }
+}
+
 impl Console {
     /// The console of a machine that goes on from a checkpoint: these lines were its last ones.
     pub fn after(lines: &[String]) -> Self {
@@ -91,7 +102,7 @@ impl Console {
                 let done = std::mem::take(&mut lines.open);
                 // What a line says after its mark is the cause.
                 if let Some(line) = marked(&done, &FATAL) {
-                    self.shared.fatal.send_replace(Some(line));
+                    self.shared.tell_fatal(line);
                 }
                 if !done.trim().is_empty() {
                     lines.done.push_back(done);
@@ -102,7 +113,7 @@ impl Console {
             }
             lines.open.push_str(part);
             if let Some(line) = marked(&lines.open, &PROMPTS) {
-                self.shared.fatal.send_replace(Some(line));
+                self.shared.tell_fatal(line);
             }
         }
     }
@@ -165,6 +176,16 @@ mod tests {
         console.feed(b"Begin: Running /scripts/local-block ... done.\r\nBusyBox v1.37\r\n(initra");
         console.feed(b"mfs) ");
         assert_eq!(console.fatal().await, "(initramfs)");
+    }
+
+    #[tokio::test]
+    async fn the_first_of_several_fatal_lines_is_the_cause() {
+        let console = Console::default();
+        console.feed(b"ALERT!  UUID=1 does not exist.  Dropping to a shell!\r\n(initramfs) ");
+        assert!(console.fatal().await.starts_with("ALERT!"));
+        console.forget_fatal();
+        console.feed(b"\r\ngrub> ");
+        assert_eq!(console.fatal().await, "grub>");
     }
 
     #[tokio::test]
