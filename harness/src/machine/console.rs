@@ -135,8 +135,13 @@ impl Console {
         }
     }
 
-    /// Forgets a fatal line: the machine starts anew.
+    /// Forgets a fatal line: the machine starts anew, and a prompt that stands open is of the time before.
     pub fn forget_fatal(&self) {
+        let mut lines = self.lines();
+        let open = std::mem::take(&mut lines.open);
+        if !open.trim().is_empty() {
+            lines.done.push_back(open);
+        }
         self.shared.fatal.send_replace(None);
     }
 
