@@ -269,23 +269,18 @@ fn kernel_cmdline_not_one_line(view: &View<'_>) -> Option<Draft> {
     if more.is_empty() {
         return None;
     }
-    let lines = more.iter().map(|line| {
-        (
-            "host-config",
-            format!("/etc/kernel/cmdline, a further line: {line}"),
-        )
-    });
-    let mut draft = Draft::new(format!(
+    let lines = more
+        .iter()
+        .map(|line| format!("/etc/kernel/cmdline, a further line: {line}"));
+    let cause = format!(
         "`{}` is on a further line of /etc/kernel/cmdline, where systemd-boot does not take it for options",
         more.join(" ")
-    ))
-    .proof(source, quote)
-    .proof("host-config", format!("/etc/kernel/cmdline: {first}"));
-    for (source, line) in lines {
-        draft = draft.proof(source, line);
-    }
+    );
     Some(
-        draft
+        Draft::new(cause)
+            .proof(source, quote)
+            .proof("host-config", format!("/etc/kernel/cmdline: {first}"))
+            .proofs("host-config", lines)
             .fix("# make one line of /etc/kernel/cmdline, without comments")
             .fix("proxmox-boot-tool refresh")
             .fix("reboot"),
