@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
+use clap::Parser;
+use clap::builder::FalseyValueParser;
 use harness::engine::{Options, Session};
 use harness::event::Verdict;
 use harness::report::{Lines, render_failure};
@@ -15,6 +17,14 @@ use harness::signals;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::runtime::Runtime;
 
+/// What the environment asks for. The command line is libtest's.
+#[derive(Debug, Parser)]
+struct Environment {
+    /// Makes a skipped scenario a failure; read as `cargo xtask lab` reads it.
+    #[arg(long, env = "LAB_DENY_SKIPS", value_parser = FalseyValueParser::new())]
+    deny_skips: bool,
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     let mut arguments = Arguments::from_args();
     // The engine decides what runs side by side.
@@ -22,6 +32,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let scenarios = scenario::load_dir(scenarios::folder()).map_err(anyhow::Error::from)?;
     let scenarios: Vec<Arc<Scenario>> = scenarios.into_iter().map(Arc::new).collect();
     let lab = Arc::new(Lab {
+        environment: Environment::parse_from([""; 0]),
         runtime: Runtime::new()?,
         run: OnceLock::new(),
         scenarios: scenarios
@@ -65,6 +76,7 @@ type Run = (Session, HashMap<String, Verdict>);
 /// All chosen scenarios, run by the first test that is asked for, so that those with the same beginning come
 /// one after the other, whatever their names. Listing tests builds nothing.
 struct Lab {
+    environment: Environment,
     runtime: Runtime,
     run: OnceLock<Result<Run, String>>,
     scenarios: Vec<Arc<Scenario>>,
@@ -92,7 +104,7 @@ fn run(scenario: &Scenario, lab: &Lab) -> Result<Completion, Failed> {
     let verdict = verdicts.get(&scenario.name);
     let verdict = verdict.unwrap_or(&Verdict::Interrupted);
     match verdict {
-        Verdict::Skipped { reason } if deny_skips() => {
+        Verdict::Skipped { reason } if lab.environment.deny_skips => {
             Err(format!("skipped, and LAB_DENY_SKIPS is set: {reason}").into())
         }
         Verdict::Skipped { reason } => Ok(Completion::ignored_with(reason.as_str())),
@@ -106,8 +118,4 @@ async fn open() -> anyhow::Result<Session> {
     let lines = Arc::new(Lines::to_stderr());
     let options = Options::from_environment(scenarios::folder())?;
     Ok(Session::open(options, lines.clone(), vec![lines], stop).await?)
-}
-
-fn deny_skips() -> bool {
-    std::env::var_os("LAB_DENY_SKIPS").is_some_and(|value| value != "0" && !value.is_empty())
 }

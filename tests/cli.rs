@@ -118,6 +118,70 @@ fn a_wrong_flag_is_code_2() {
         .stderr(predicate::str::contains("auto").and(predicate::str::contains("tcg")));
 }
 
+/// clap takes it for a filter, and the call would run scenarios.
+#[test]
+fn a_subcommand_after_its_options_is_answered_with_what_to_write() {
+    let cache = tempfile::tempdir().unwrap();
+    let folder = folder("summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nreboot = true\n");
+    let options = [
+        "--scenarios".as_ref(),
+        folder.path().as_os_str(),
+        "--list".as_ref(),
+    ];
+    for (words, usage) in [
+        (vec!["up", "one"], "lab up [OPTIONS] <SCENARIO[@STEP]>"),
+        (vec!["new", "two"], "lab new [OPTIONS] <NAME>"),
+        (vec!["one", "down"], "lab down [OPTIONS]"),
+    ] {
+        xtask()
+            .arg("lab")
+            .args(options)
+            .args(words)
+            .env("LAB_CACHE", cache.path())
+            .assert()
+            .code(2)
+            .stderr(
+                predicate::str::contains("before its options")
+                    .and(predicate::str::contains(format!("cargo xtask {usage}"))),
+            );
+    }
+}
+
+/// Many who write Rust have RUST_BACKTRACE set.
+#[test]
+fn an_error_is_told_without_a_stack_trace() {
+    let cache = tempfile::tempdir().unwrap();
+    let folder = folder("summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nrebot = true\n");
+    let told = |arguments: &[&str], backtrace: &str| {
+        let mut command = xtask();
+        command
+            .args(arguments)
+            .env("LAB_CACHE", cache.path())
+            .env("LAB_SCENARIOS", folder.path())
+            .env("RUST_BACKTRACE", backtrace);
+        let output = command.assert().code(3).get_output().clone();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (arguments, says) in [
+        (
+            &["lab", "down"][..],
+            "error: no lab is up; bring one up with",
+        ),
+        (
+            &["doctor", "--facts", "/proc/no-such-place"],
+            "error: failed to read /proc/no-such-place\n\nCaused by:\n    No such file",
+        ),
+        (
+            &["lab", "--list"],
+            "error: one mistake in the scenario files\n  × unknown key `rebot` in `step`\n   ╭─[",
+        ),
+    ] {
+        let with = told(arguments, "1");
+        assert!(with.starts_with(says), "{with}");
+        assert_eq!(with, told(arguments, "0"));
+    }
+}
+
 #[test]
 fn a_mistake_in_a_scenario_is_shown_with_its_place_and_the_right_name() {
     let folder = folder("summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nrebot = true\n");
@@ -176,6 +240,12 @@ fn a_new_scenario_is_one_that_loads() {
         .assert()
         .code(3)
         .stderr(predicate::str::contains("cannot name a scenario"));
+    xtask()
+        .args(["lab", "new", "elsewhere", "--scenarios"])
+        .arg(folder.path())
+        .assert()
+        .success();
+    assert!(folder.path().join("elsewhere.toml").exists());
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn two() -> u8 {
 }
 
 fn l1_memory() -> u32 {
-    3072
+    2048
 }
 
 /// The IOMMU of a lab's host.

@@ -20,10 +20,6 @@ const UNPROVEN: &[(&str, &str)] = &[
         "Debian's kernels, 6.1 as well as 6.12, have Intel's IOMMU on by default; Proxmox's own before 6.8 did not",
     ),
     (
-        "iommu-absent",
-        "QEMU's tables are sound: a kernel that is told to use this IOMMU does",
-    ),
-    (
         "disk-has-defects",
         "the attributes of QEMU's disks are constants",
     ),

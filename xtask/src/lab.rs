@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anstream::{eprintln, print, println};
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Command, Subcommand};
 use harness::engine::{Ground, Session, SessionError, Summary};
 use harness::report::Lines;
 use harness::scenario::{self, Scenario};
@@ -18,7 +18,7 @@ use crate::matrix::{self, MatrixCommand};
 use crate::shell::{self, CopyCommand, ShellCommand, WireCommand};
 use crate::up::{self, UpCommand};
 use crate::watch::{self, WatchCommand};
-use crate::{CacheFolder, Machine};
+use crate::{CacheFolder, Machine, ScenariosFolder};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -26,7 +26,7 @@ pub struct LabCommand {
     #[command(subcommand)]
     command: Option<LabSubcommand>,
     /// Runs scenarios whose names contain one of these; all when none is given.
-    #[arg(value_name = "FILTER")]
+    #[arg(value_name = "FILTER", value_parser = filter)]
     filters: Vec<String>,
     /// Takes the filters as whole names.
     #[arg(long)]
@@ -45,6 +45,22 @@ pub struct LabCommand {
     deny_skips: bool,
     #[command(flatten)]
     machine: Machine,
+}
+
+/// A filter. clap takes the name of a subcommand for one where it comes after an option or another filter, and the
+/// call would run scenarios that nobody asked for.
+fn filter(text: &str) -> Result<String, String> {
+    let mut lab =
+        LabSubcommand::augment_subcommands(Command::new("lab").bin_name("cargo xtask lab"));
+    lab.build();
+    match lab.find_subcommand_mut(text) {
+        Some(subcommand) => {
+            let usage = subcommand.render_usage().to_string();
+            let usage = usage.trim_start_matches("Usage: ");
+            Err(format!("a subcommand comes before its options: {usage}"))
+        }
+        None => Ok(text.to_owned()),
+    }
 }
 
 /// A part of a run that is spread over machines.
@@ -98,12 +114,14 @@ enum LabSubcommand {
     New {
         /// The scenario's name.
         name: String,
+        #[command(flatten)]
+        folder: ScenariosFolder,
     },
 }
 
 pub fn run(command: LabCommand) -> anyhow::Result<Exit> {
     match command.command {
-        Some(LabSubcommand::New { name }) => return new(command.machine.scenarios(), &name),
+        Some(LabSubcommand::New { name, folder }) => return new(folder.path(), &name),
         Some(LabSubcommand::Up(command)) => return up::up(*command),
         Some(LabSubcommand::Shell(command)) => return shell::shell(command),
         Some(LabSubcommand::Cp(command)) => return shell::copy(command),

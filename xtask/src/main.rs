@@ -5,6 +5,7 @@ mod cache;
 mod doctor;
 mod doctor_host;
 mod exit;
+mod failure;
 mod findings;
 mod images_command;
 mod lab;
@@ -73,9 +74,22 @@ struct Machine {
     /// What all checkpoints together may take on disk, in GB.
     #[arg(long, value_name = "GB", default_value_t = harness::engine::CHECKPOINT_BUDGET >> 30, env = "LAB_CACHE_BUDGET")]
     cache_budget: u64,
+    #[command(flatten)]
+    folder: ScenariosFolder,
+}
+
+/// Where scenarios are read and written.
+#[derive(Debug, Clone, Args)]
+struct ScenariosFolder {
     /// Folder of the scenarios; the project's own when not given.
     #[arg(long, value_name = "DIR", env = "LAB_SCENARIOS")]
     scenarios: Option<PathBuf>,
+}
+
+impl ScenariosFolder {
+    fn path(&self) -> &Path {
+        self.scenarios.as_deref().unwrap_or(scenarios::folder())
+    }
 }
 
 /// Where the lab that is up is looked for.
@@ -98,7 +112,7 @@ impl Machine {
     }
 
     fn scenarios(&self) -> &Path {
-        self.scenarios.as_deref().unwrap_or(scenarios::folder())
+        self.folder.path()
     }
 
     /// Every scenario of the folder; the error shows each mistake in each file.
@@ -135,7 +149,7 @@ fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("error: {error:?}");
+            eprintln!("error: {}", failure::show(&error));
             Exit::SetUpFailed.into()
         }
     }

@@ -94,6 +94,17 @@ impl KernelLogFacts {
             .collect()
     }
 
+    /// The lines that call the table of the IOMMUs broken, and name the firmware that made it.
+    pub fn broken_table(&self) -> Vec<&str> {
+        let lines = || self.on(LogTopic::Iommu).map(|line| line.message.as_str());
+        if !lines().any(|line| line.contains(BROKEN_TABLE)) {
+            return Vec::new();
+        }
+        lines()
+            .filter(|line| line.contains(BROKEN_TABLE) || line.starts_with(TABLES_FIRMWARE))
+            .collect()
+    }
+
     /// The lines on a topic.
     pub fn on(&self, topic: LogTopic) -> impl Iterator<Item = &LogLine> {
         self.lines.iter().filter(move |line| line.topic == topic)
@@ -104,7 +115,8 @@ impl KernelLogFacts {
 /// before may not be there.
 pub const SCRIPT: &str = r#"
 dmesg >/dev/null || exit
-dmesg | grep -E -e 'Unknown kernel command line|DMAR|AMD-Vi|IOMMU|iommu|vfio|VFIO|AER: |iTCO|watchdog|reset' | tail -n 500
+dmesg | grep -E -e 'Unknown kernel command line|DMAR|AMD-Vi|IOMMU|iommu|BIOS vendor: |vfio|VFIO|AER: |iTCO|watchdog|reset' |
+    tail -n 500
 if command -v journalctl >/dev/null; then
     journalctl --dmesg --boot=-1 --output=cat --no-pager 2>/dev/null |
         grep -E '^pci [0-9a-f:.]+: \[[0-9a-f]{4}:[0-9a-f]{4}\] type' | sed 's/^/previous\t/'
@@ -143,6 +155,8 @@ pub fn parse(output: &str) -> Result<KernelLogFacts, ParseError> {
             .and_then(|r| r.split_once("] "))
         {
             Some((_, message)) => message.trim_end(),
+            // A further line of a message.
+            None if record.text.starts_with(' ') => record.text.trim(),
             None => return Err(record.refuse("it does not start with a time stamp")),
         };
         if let Some(topic) = topic(message) {
@@ -159,6 +173,11 @@ pub fn parse(output: &str) -> Result<KernelLogFacts, ParseError> {
 /// Linux says so since 5.14 (init/main.c, `print_unknown_bootoptions`).
 const UNKNOWN_PARAMETERS: &str = "Unknown kernel command line parameters \"";
 
+/// Linux's words on a DMAR table that describes a unit where there is none (drivers/iommu/intel/dmar.c,
+/// `warn_invalid_dmar`), and the beginning of the line that comes after them.
+const BROKEN_TABLE: &str = "DMAR reported at address";
+const TABLES_FIRMWARE: &str = "BIOS vendor: ";
+
 fn topic(message: &str) -> Option<LogTopic> {
     let says = |parts: &[&str]| parts.iter().any(|part| message.contains(part));
     Some(if message.starts_with(UNKNOWN_PARAMETERS) {
@@ -173,7 +192,7 @@ fn topic(message: &str) -> Option<LogTopic> {
         LogTopic::PciError
     } else if says(&["iTCO", "watchdog"]) {
         LogTopic::Watchdog
-    } else if says(&["DMAR", "AMD-Vi", "IOMMU", "iommu: "]) {
+    } else if says(&["DMAR", "AMD-Vi", "IOMMU", "iommu: ", TABLES_FIRMWARE]) {
         LogTopic::Iommu
     } else if says(&["reset"]) {
         // Other drivers reset links and ports all the time: only a named PCI device counts.
@@ -240,6 +259,22 @@ mod tests {
                 Some("0000:01:00.0"),
             ),
             ("DMAR: DRHD: handling fault status reg 2", Some(Iommu), None),
+            // Two lines of one message.
+            (
+                "DMAR: [Firmware Bug]: Your BIOS is broken; DMAR reported at address 0!",
+                Some(Iommu),
+                None,
+            ),
+            (
+                "BIOS vendor: American Megatrends Inc.; Ver: F4; Product Version: To be filled by O.E.M.",
+                Some(Iommu),
+                None,
+            ),
+            (
+                "DMAR: [Firmware Bug]: Your BIOS is broken; DMAR reported at address fed90000 returns all ones!",
+                Some(Iommu),
+                None,
+            ),
             (
                 "vfio-pci 0000:0f:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x000f address=0x40 flags=0x0000]",
                 Some(DmaFault),
@@ -296,6 +331,20 @@ mod tests {
         assert_eq!(facts.on(LogTopic::DmaFault).count(), 0);
         assert_eq!(facts.previous_devices[0].class, "010601");
         assert!(parse("end\n").unwrap().lines.is_empty());
+    }
+
+    #[test]
+    fn a_message_may_have_several_lines() {
+        let broken = "DMAR: [Firmware Bug]: Your BIOS is broken; DMAR reported at address 0!";
+        let firmware = "BIOS vendor: SeaBIOS; Ver: 1.16; Product Version: pc-q35";
+        // As dmesg prints it from /dev/kmsg, and as from the system call.
+        for prefix in ["               ", "[    0.012345] "] {
+            let output = format!("[    0.012345] {broken}\n{prefix}{firmware}\nend\n");
+            let facts = parse(&output).unwrap();
+            assert_eq!(facts.on(LogTopic::Iommu).count(), 2);
+            assert_eq!(facts.broken_table(), [broken, firmware]);
+        }
+        assert!(SCRIPT.contains(TABLES_FIRMWARE));
     }
 
     #[test]

@@ -95,13 +95,24 @@ impl VmSection {
         line.map(|line| line.value.as_str())
     }
 
-    /// The lines whose keys are a name and a number, such as `hostpci0`.
+    /// The lines whose keys are a name and a number, such as `hostpci0`, and that no later one takes the place
+    /// of: Proxmox keeps the last line of a key that it can read.
     pub fn numbered<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s ConfigLine> {
-        self.lines.iter().filter(move |line| {
+        let lines = self.lines.iter().enumerate();
+        let standing = lines.filter(|(at, line)| {
+            let mut later = self.lines[at + 1..].iter();
+            !later.any(|one| one.key == line.key && is_readable(one))
+        });
+        standing.map(|(_, line)| line).filter(move |line| {
             let number = line.key.strip_prefix(name);
             number.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
         })
     }
+}
+
+/// Whether Proxmox can read a line.
+fn is_readable(line: &ConfigLine) -> bool {
+    qm::config::check_type(&line.key, &line.value).is_ok()
 }
 
 /// A VM runs if the process that its pid file names is there: asking `qm` starts Perl, for each VM.
@@ -346,6 +357,28 @@ end
             ("hba", true)
         );
         assert_eq!(mapping.devices[0].id.as_deref(), Some("1000:0072"));
+    }
+
+    #[test]
+    fn a_later_line_takes_the_place_of_an_earlier_one() {
+        let lines = [
+            "hostpci0: 00:1f.2",
+            "scsi0: a:0",
+            "hostpci1: 01:00.0",
+            "hostpci0: 02:00.0",
+            "hostpci1: 01:00.0 pcie=1",
+            "scsi0: b:0",
+        ];
+        let section = &sections(&lines.join("\n"))[0];
+        let shown = |name: &str| -> Vec<String> {
+            let lines = section.numbered(name);
+            lines
+                .map(|line| format!("{}: {}", line.key, line.value))
+                .collect()
+        };
+        // What cannot be read is none that could.
+        assert_eq!(shown("hostpci"), [lines[2], lines[3], lines[4]]);
+        assert_eq!(shown("scsi"), [lines[5]]);
     }
 
     #[test]

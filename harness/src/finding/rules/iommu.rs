@@ -41,9 +41,10 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "iommu-absent",
         severity: Severity::Error,
-        summary: "the IOMMU is there and asked for, and the kernel still did not take it into use",
-        explanation: "The firmware has the table, and the command line has the word (AMD's needs none), so the kernel found \
-            something wrong with the two; its log says what. An update of the firmware is the usual cure.",
+        summary: "the IOMMU is there and meant to be used, and the kernel still did not take it into use",
+        explanation: "The firmware has the table, and the command line has the word (AMD's needs none) or the kernel's log \
+            calls the table broken. Something is wrong that no word on the command line mends; the log says what. An \
+            update of the firmware is the usual cure.",
         reference: KERNEL_IOMMU,
         derive: absent,
     },
@@ -169,9 +170,12 @@ fn off_in_firmware(view: &View<'_>) -> Option<Draft> {
 }
 
 fn not_enabled(view: &View<'_>) -> Option<Draft> {
-    let platform = view.facts().platform.as_ref()?;
+    let facts = view.facts();
+    let platform = facts.platform.as_ref()?;
+    // Whether the table is of any use is only known where the log is.
+    let broken = facts.kernel_log.as_ref()?.broken_table();
     let said = without_iommu(view, &[&OFF[..], &ON].concat())?;
-    if !said.is_empty() || !platform.describes_iommu() || is_amd(platform) {
+    if !broken.is_empty() || !said.is_empty() || !platform.describes_iommu() || is_amd(platform) {
         return None;
     }
     let word = "intel_iommu=on";
@@ -198,20 +202,31 @@ fn is_amd(platform: &PlatformFacts) -> bool {
 }
 
 fn absent(view: &View<'_>) -> Option<Draft> {
-    let platform = view.facts().platform.as_ref()?;
+    let facts = view.facts();
+    let platform = facts.platform.as_ref()?;
     let (on, off) = (without_iommu(view, &ON)?, without_iommu(view, &OFF)?);
-    let asked = !on.is_empty() || is_amd(platform);
+    let log = facts.kernel_log.as_ref();
+    let broken = log.map(KernelLogFacts::broken_table).unwrap_or_default();
+    let asked = !on.is_empty() || is_amd(platform) || !broken.is_empty();
     if !asked || !off.is_empty() || !platform.describes_iommu() {
         return None;
     }
-    let log = view
-        .facts()
-        .kernel_log
-        .iter()
-        .flat_map(|log| log.on(LogTopic::Iommu));
-    let lines = log.map(|line| line.message.clone()).take(8);
+    let (cause, lines) = match broken.is_empty() {
+        true => (
+            "the kernel has the IOMMU's table and is meant to use it, and did not",
+            log.into_iter()
+                .flat_map(|log| log.on(LogTopic::Iommu))
+                .map(|line| line.message.as_str())
+                .take(8)
+                .collect(),
+        ),
+        false => (
+            "the firmware's table of the IOMMU is broken, and the kernel leaves the IOMMU off",
+            broken,
+        ),
+    };
     Some(
-        Draft::new("the kernel has the IOMMU's table and is meant to use it, and did not")
+        Draft::new(cause)
             .severity_if(!wanted(view), Severity::Note)
             .proof("iommu", NO_UNIT)
             .proof(
@@ -219,7 +234,7 @@ fn absent(view: &View<'_>) -> Option<Draft> {
                 format!("ACPI tables: {}", platform.acpi_tables.join(" ")),
             )
             .proofs("cmdline", on)
-            .proofs("kernel-log", lines)
+            .proofs("kernel-log", lines.into_iter().map(str::to_owned))
             .fix("dmesg | grep -i -e dmar -e amd-vi -e iommu")
             .fix("# update the firmware"),
     )

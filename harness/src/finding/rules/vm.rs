@@ -296,14 +296,16 @@ fn moved(view: &View<'_>) -> Option<Draft> {
     None
 }
 
-/// The device whose id a mapping holds: the first of its list, and of a path without a function the
-/// function 0. Proxmox looks at no other function.
-fn identified<'a>(view: &View<'a>, list: &str) -> Option<&'a PciDevice> {
-    let path = list.split(';').next()?;
-    let mut devices = view.facts().pci.as_ref()?.devices.iter();
-    devices.find(|one| {
-        let function = path.contains('.') || one.address.function == 0;
-        function && vm_configs::names(path, one.address)
+/// The devices whose id a mapping holds: each of its list, and of a path without a function the function 0.
+/// Proxmox looks at no other function.
+fn identified<'a>(view: &View<'a>, list: &str) -> impl Iterator<Item = &'a PciDevice> {
+    let pci = view.facts().pci.as_ref();
+    list.split(';').filter_map(move |path| {
+        let mut devices = pci?.devices.iter();
+        devices.find(|one| {
+            let function = path.contains('.') || one.address.function == 0;
+            function && vm_configs::names(path, one.address)
+        })
     })
 }
 
@@ -317,12 +319,13 @@ fn mapping_differs(view: &View<'_>) -> Option<Draft> {
             .find(|one| Some(&one.name) == claim.mapping.as_ref());
         let Some(mapping) = mapping else { continue };
         for device in mapping.devices.iter().filter(|one| view.is_here(one)) {
-            let (Some(id), Some(found)) = (&device.id, identified(view, &device.path)) else {
+            let Some(id) = &device.id else { continue };
+            let is_other = |one: &&PciDevice| {
+                !id.eq_ignore_ascii_case(&format!("{}:{}", one.vendor, one.device))
+            };
+            let Some(found) = identified(view, &device.path).find(is_other) else {
                 continue;
             };
-            if id.eq_ignore_ascii_case(&format!("{}:{}", found.vendor, found.device)) {
-                continue;
-            }
             return Some(
                 Draft::new(format!(
                     "the mapping `{}` means a [{id}] at {}, and another device is there",

@@ -239,6 +239,18 @@ pub(super) fn cases() -> Vec<Case> {
             let both = "id=1000:0072,node=node7,path=0000:01:00.0;0000:01:00.1";
             mapped(book, &[BY_MAPPING], &[both]);
         }),
+        error("address-renumbered", |book| {
+            // The first is what it was, and the second is something else.
+            add_card_of_two(book);
+            let both = "id=8086:2922,node=node7,path=0000:01:00.0;0000:01:00.1";
+            mapped(book, &[BY_MAPPING], &[both]);
+        }),
+        error("address-renumbered", |book| {
+            add_card_of_two(book);
+            device(book, "01:00.0").device = "1aef".to_owned();
+            let whole = "id=8086:2922,node=node7,path=0000:00:1f.2;0000:01:00";
+            mapped(book, &[BY_MAPPING], &[whole]);
+        }),
         warning("controller-claimed-twice", |book| two_vms(book, "0")),
         error("controller-claimed-twice", |book| two_vms(book, "1")),
         error("controller-claimed-twice", |book| {
@@ -464,7 +476,7 @@ fn the_vms_file() {
     });
     silent("address-renumbered", |book| {
         add_card_of_two(book);
-        let both = "id=8086:2922,node=node7,path=0000:01:00.0;0000:01:00.1";
+        let both = "id=8086:2922,node=node7,path=0000:00:1f.2;0000:01:00";
         mapped(book, &[BY_MAPPING], &[both]);
     });
     silent("address-renumbered", |book| {
@@ -495,6 +507,36 @@ fn the_vms_file() {
             .unwrap()
             .value = "0000:00:01.0".to_owned();
     });
+    // A later line of a key takes the place of an earlier one.
+    silent("controller-claimed-twice", |book| {
+        vm(
+            book,
+            "machine: q35\nhostpci0: 0000:00:1f.2\nhostpci0: 0000:00:1f.2,pcie=1",
+        );
+    });
+    silent("i440fx-with-pcie", |book| {
+        vm(
+            book,
+            "hostpci0: 0000:00:1f.2,pcie=1\nhostpci0: 0000:00:1f.2",
+        );
+    });
+    silent("no-such-address", |book| {
+        vm(
+            book,
+            "machine: q35\nhostpci0: 00:1e.2,pcie=1\nhostpci0: 00:1f.2,pcie=1",
+        );
+    });
+    // One that Proxmox cannot read does not.
+    let unreadable = changed(|book| {
+        vm(
+            book,
+            "hostpci0: 0000:00:1f.2,pcie=1\nhostpci0: 0000:00:1f.2 pcie=0",
+        );
+    });
+    assert_eq!(
+        bad(&unreadable),
+        BTreeSet::from(["hostpci-unparsable", "i440fx-with-pcie"])
+    );
     silent("hostpci-not-migratable", |book| vm(book, "memory: 512"));
     silent("hostpci-not-migratable", |book| {
         let text = "vm\t100\tstopped\nline\thostpci0: mapping=hba\nmapping\thba\n\

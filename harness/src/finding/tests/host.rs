@@ -30,6 +30,25 @@ fn log(book: &mut FactBook, topic: LogTopic, message: &str) {
 const REFUSAL: &str = "vfio_iommu_type1_attach_group: No interrupt remapping support.  Use the module param \
     \"allow_unsafe_interrupts\" to enable VFIO IOMMU support on this platform";
 
+/// Linux's words on a table that describes no IOMMU it could use.
+const BROKEN: [&str; 2] = [
+    "DMAR: [Firmware Bug]: Your BIOS is broken; DMAR reported at address fed90000 returns all ones!",
+    "BIOS vendor: American Megatrends Inc.; Ver: F4; Product Version: To be filled by O.E.M.",
+];
+
+fn broken_table(book: &mut FactBook) {
+    no_iommu(book);
+    for line in BROKEN {
+        log(book, LogTopic::Iommu, line);
+    }
+}
+
+fn without_flags(book: &mut FactBook) {
+    for place in [words, grub, entry] {
+        place(book, "quiet");
+    }
+}
+
 fn grub(book: &mut FactBook, words: &str) {
     let name = "GRUB_CMDLINE_LINUX_DEFAULT".to_owned();
     config(book).grub_defaults.insert(name, words.to_owned());
@@ -108,11 +127,15 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         error("iommu-not-enabled", |book| {
             no_iommu(book);
-            words(book, "quiet");
-            grub(book, "quiet");
-            entry(book, "quiet");
+            without_flags(book);
         }),
         error("iommu-absent", no_iommu),
+        error("iommu-absent", broken_table),
+        error("iommu-absent", |book| {
+            // Many kernels want it without any word. No word helps against a table that is broken.
+            broken_table(book);
+            without_flags(book);
+        }),
         error("controller-without-group", |book| {
             let devices = &mut book.facts.pci.as_mut().unwrap().devices;
             let at = address("00:1f.2");
@@ -317,20 +340,40 @@ fn an_iommu_that_is_off_has_one_name() {
         no_iommu(book);
         no_tables(book);
     });
+    // Other words on the firmware are of other faults.
+    silent("iommu-absent", |book| {
+        no_iommu(book);
+        without_flags(book);
+        let words = "DMAR: [Firmware Bug]: No firmware reserved region can cover this RMRR [0x00000000df000000-0x00000000df1fffff], contact BIOS vendor for fixes";
+        log(book, LogTopic::Iommu, words);
+    });
+    silent("iommu-absent", |book| {
+        broken_table(book);
+        words(book, "quiet intel_iommu=off");
+    });
     // Nobody wants passthrough here.
     let plain = changed(|book| {
         no_iommu(book);
         no_tables(book);
         vm(book, "memory: 512");
-        for place in [words, grub, entry] {
-            place(book, "quiet");
-        }
+        without_flags(book);
     });
     let off = derive(&plain)
         .into_iter()
         .find(|one| one.id == "vt-d-off")
         .unwrap();
     assert_eq!(off.severity, Severity::Note);
+}
+
+#[test]
+fn a_broken_table_is_quoted() {
+    let findings = derive(&changed(broken_table));
+    let absent = findings.iter().find(|one| one.id == "iommu-absent");
+    let absent = absent.unwrap();
+    assert!(absent.cause.contains("broken"), "{}", absent.cause);
+    let log = absent.proof.iter().filter(|one| one.source == "kernel-log");
+    let quotes: Vec<&str> = log.map(|one| one.quote.as_str()).collect();
+    assert_eq!(quotes, BROKEN);
 }
 
 #[test]

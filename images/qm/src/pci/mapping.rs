@@ -4,7 +4,7 @@ use std::fs;
 
 use super::{PciError, Sysfs};
 use crate::{
-    config::{Format, Key, Kind, parse_properties},
+    config::{Format, Key, Kind, Properties, parse_properties},
     host::Host,
 };
 
@@ -52,21 +52,17 @@ pub struct Mapping {
 pub fn find(host: &Host, sysfs: &Sysfs, name: &str) -> Result<Mapping, PciError> {
     let text = fs::read_to_string(host.config_root.join("mapping/pci.cfg")).unwrap_or_default();
     let node = host.node();
-    let mut found = Mapping::default();
-    for (key, value) in section(&text, name) {
-        match key {
-            "live-migration-capable" => found.live_migration = value == "1",
-            "map" => {
-                let map = parse_properties(&MAP, value)?;
-                if map.get("node").is_some_and(|on| *on == node) {
-                    let path = map.get("path").cloned().unwrap_or_default();
-                    let first = path.split(';').next().unwrap_or_default();
-                    let expected = |key: &str| map.get(key).map(String::as_str);
-                    assert_valid(sysfs, name, first, expected).map_err(PciError::MappingInvalid)?;
-                    found.paths.push(path);
-                }
-            }
-            _ => {}
+    let lines: Vec<_> = section(&text, name).collect();
+    let is_set = |key: &str| lines.contains(&(key, "1"));
+    let mut found = Mapping {
+        live_migration: is_set("live-migration-capable"),
+        ..Mapping::default()
+    };
+    for (_, value) in lines.iter().filter(|(key, _)| *key == "map") {
+        let map = parse_properties(&MAP, value)?;
+        if map.get("node").is_some_and(|on| *on == node) {
+            assert_valid(sysfs, name, &map, is_set("mdev")).map_err(PciError::MappingInvalid)?;
+            found.paths.extend(map.get("path").cloned());
         }
     }
     if found.paths.is_empty() {
@@ -86,44 +82,47 @@ fn section<'a>(text: &'a str, name: &str) -> impl Iterator<Item = (&'a str, &'a 
         .map(|(key, value)| (key, value.trim()))
 }
 
-fn assert_valid<'a>(
-    sysfs: &Sysfs,
-    name: &str,
-    path: &str,
-    configured: impl Fn(&str) -> Option<&'a str>,
-) -> Result<(), String> {
-    // A path without a function stands for all of them; the first is looked at.
-    let device = sysfs
-        .devices(path)
-        .into_iter()
-        .next()
-        .ok_or_else(|| format!("pci device '{path}' not found"))?;
-    let actual = [
-        ("id", Some(format!("{}:{}", device.vendor, device.device))),
-        (
-            "iommugroup",
-            sysfs.group(&device.id).map(|group| group.to_string()),
-        ),
-        ("subsystem-id", sysfs.subsystem(&device.id)),
-    ];
-    for (property, actual) in actual {
-        match (actual, configured(property)) {
-            (Some(actual), Some(configured)) if actual != configured => {
-                return Err(format!(
-                    "'{property}' does not match for '{name}' ({actual} != {configured})"
-                ));
+/// Checks every device of a list: all are to be of the kind that the map names, and the first is to be in its group.
+fn assert_valid(sysfs: &Sysfs, name: &str, map: &Properties, mediated: bool) -> Result<(), String> {
+    let paths = map.get("path").map_or("", String::as_str).split(';');
+    for (index, path) in paths.enumerate() {
+        // A path without a function stands for all of them; the first has to be there and is looked at.
+        let path = match path.contains('.') {
+            true => path.to_owned(),
+            false => format!("{path}.0"),
+        };
+        let device = sysfs
+            .info(&path)
+            .ok_or_else(|| format!("pci device '{path}' not found"))?;
+        let id = format!("{}:{}", device.vendor, device.device);
+        let group = sysfs.group(&path).map(|group| group.to_string());
+        let flag = |on: bool| Some(u8::from(on).to_string());
+        // Sorted by name, as Proxmox has them: the first that differs is the one that is named.
+        for (property, actual, configured) in [
+            ("id", Some(id), map.get("id").cloned()),
+            ("iommugroup", group, map.get("iommugroup").cloned()),
+            ("mdev", flag(sysfs.is_mediated(&path)), flag(mediated)),
+            (
+                "subsystem-id",
+                sysfs.subsystem(&path),
+                map.get("subsystem-id").cloned(),
+            ),
+        ] {
+            if property == "iommugroup" && index > 0 {
+                continue;
             }
-            (Some(_), None) if property == "id" => {
-                return Err(format!(
+            match (actual, configured) {
+                (Some(_), None) => Err(format!(
                     "missing expected property '{property}' for device '{path}'"
-                ));
-            }
-            (None, Some(configured)) if configured != "-1" => {
-                return Err(format!(
+                )),
+                (None, Some(_)) => Err(format!(
                     "unexpected property '{property}' configured for device '{path}'"
-                ));
-            }
-            _ => {}
+                )),
+                (Some(actual), Some(configured)) if actual != configured => Err(format!(
+                    "'{property}' does not match for '{name}' ({actual} != {configured})"
+                )),
+                _ => Ok(()),
+            }?;
         }
     }
     Ok(())
@@ -136,11 +135,15 @@ mod tests {
 
     const CONFIG: &str = "other\n\tmap id=1:2,node=pve,path=0000:05:00.0\n\nnas-hba\n\tdescription the controller\n\
                           \tmap id=8086:2922,iommugroup=9,node=pve,path=0000:00:1f.2,subsystem-id=1af4:1100\n\
-                          \tmap id=8086:2922,iommugroup=8,node=pve,path=0000:01:00.0\n\
+                          \tmap id=8086:2922,iommugroup=8,node=pve,path=0000:01:00.0,subsystem-id=1af4:1100\n\
                           \tmap id=8086:2922,node=elsewhere,path=0000:02:00.0\n";
+    const INVALID: &str = "PCI device mapping invalid (hardware probably changed): ";
 
     fn check(config: &str, name: &str, expected: Result<&[&str], &str>) {
-        let fake = FakeHost::q35();
+        check_on(&FakeHost::q35(), config, name, expected);
+    }
+
+    fn check_on(fake: &FakeHost, config: &str, name: &str, expected: Result<&[&str], &str>) {
         let host = Host::under(fake.root());
         fs::create_dir_all(host.config_root.join("mapping")).unwrap();
         fs::create_dir_all(host.proc.join("sys/kernel")).unwrap();
@@ -148,9 +151,20 @@ mod tests {
         fs::write(host.proc.join("sys/kernel/hostname"), "pve\n").unwrap();
         let found = find(&host, &fake.sysfs(), name);
         match (&found, expected) {
-            (Ok(mapping), Ok(paths)) => assert_eq!(mapping.paths, paths),
-            (Err(error), Err(message)) => assert_eq!(error.to_string(), message),
-            _ => panic!("{found:?} instead of {expected:?}"),
+            (Ok(mapping), Ok(paths)) => assert_eq!(mapping.paths, paths, "{config}"),
+            (Err(error), Err(message)) => assert_eq!(error.to_string(), message, "{config}"),
+            _ => panic!("{config}: {found:?} instead of {expected:?}"),
+        }
+    }
+
+    /// A mapping `hba` of one list of paths, with the lines after it.
+    fn check_list(paths: &str, more: &str, expected: Result<(), &str>) {
+        let config = format!(
+            "hba\n\tmap id=8086:2922,iommugroup=9,node=pve,path={paths},subsystem-id=1af4:1100\n{more}"
+        );
+        match expected {
+            Ok(()) => check(&config, "hba", Ok(&[paths])),
+            Err(words) => check(&config, "hba", Err(&format!("{INVALID}{words}"))),
         }
     }
 
@@ -161,20 +175,93 @@ mod tests {
 
     #[test]
     fn hardware_that_changed() {
-        let invalid = "PCI device mapping invalid (hardware probably changed): ";
         check(CONFIG, "hba", Err("PCI device mapping not found for 'hba'"));
         check(
             CONFIG,
             "other",
-            Err(&format!("{invalid}pci device '0000:05:00.0' not found")),
+            Err(&format!("{INVALID}pci device '0000:05:00.0' not found")),
         );
-        let config = CONFIG.replace("iommugroup=9", "iommugroup=4");
-        check(
-            &config,
+        for (from, to, message) in [
+            (
+                "iommugroup=9",
+                "iommugroup=4",
+                "'iommugroup' does not match for 'nas-hba' (9 != 4)",
+            ),
+            (
+                "iommugroup=9,",
+                "",
+                "missing expected property 'iommugroup' for device '0000:00:1f.2'",
+            ),
+            (
+                ",subsystem-id=1af4:1100",
+                "",
+                "missing expected property 'subsystem-id' for device '0000:00:1f.2'",
+            ),
+            // By name: the first that differs is the id.
+            (
+                "id=8086:2922,iommugroup=9",
+                "id=8086:2829,iommugroup=4",
+                "'id' does not match for 'nas-hba' (8086:2922 != 8086:2829)",
+            ),
+        ] {
+            let config = CONFIG.replace(from, to);
+            check(&config, "nas-hba", Err(&format!("{INVALID}{message}")));
+        }
+    }
+
+    #[test]
+    fn what_the_hardware_no_longer_has() {
+        let fake = FakeHost::q35();
+        fake.remove_iommu();
+        check_on(
+            &fake,
+            CONFIG,
             "nas-hba",
             Err(&format!(
-                "{invalid}'iommugroup' does not match for 'nas-hba' (9 != 4)"
+                "{INVALID}unexpected property 'iommugroup' configured for device '0000:00:1f.2'"
             )),
+        );
+    }
+
+    #[test]
+    fn every_path_of_a_list() {
+        // Only the first has to be in the group.
+        check_list("0000:00:1f.2;0000:01:00.0", "", Ok(()));
+        check_list("0000:00:1f.2;0000:01:00", "", Ok(()));
+        check_list(
+            "0000:00:1f.2;0000:05:00.0",
+            "",
+            Err("pci device '0000:05:00.0' not found"),
+        );
+        check_list(
+            "0000:00:1f.2;0000:00:1f.3",
+            "",
+            Err("'id' does not match for 'hba' (8086:2930 != 8086:2922)"),
+        );
+        check_list(
+            "0000:01:00.0;0000:00:1f.2",
+            "",
+            Err("'iommugroup' does not match for 'hba' (8 != 9)"),
+        );
+    }
+
+    #[test]
+    fn a_path_without_a_function_is_judged_by_its_first() {
+        check_list(
+            "0000:00:1f.2;0000:00:1f",
+            "",
+            Err("'id' does not match for 'hba' (8086:2918 != 8086:2922)"),
+        );
+        check_list("0000:05:00", "", Err("pci device '0000:05:00.0' not found"));
+    }
+
+    #[test]
+    fn mediated_devices() {
+        check_list("0000:00:1f.2", "\tmdev 0\n", Ok(()));
+        check_list(
+            "0000:00:1f.2",
+            "\tmdev 1\n",
+            Err("'mdev' does not match for 'hba' (0 != 1)"),
         );
     }
 }

@@ -109,6 +109,14 @@ impl Sysfs {
         ))
     }
 
+    /// Whether a device can be given away in parts, as mediated devices.
+    pub fn is_mediated(&self, id: &str) -> bool {
+        let folder = self.device_folder(id);
+        ["mdev_supported_types", "nvidia"]
+            .iter()
+            .any(|name| folder.join(name).is_dir())
+    }
+
     fn hex(&self, id: &str, file: &str) -> Option<String> {
         self.read(id, file)?.strip_prefix("0x").map(str::to_owned)
     }

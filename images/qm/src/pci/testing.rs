@@ -96,6 +96,9 @@ impl FakeHost {
     pub fn remove_iommu(&self) {
         fs::remove_dir(self.sys().join("class/iommu/dmar0")).unwrap();
         fs::remove_dir_all(self.sys().join("kernel/iommu_groups")).unwrap();
+        for (id, ..) in DEVICES {
+            fs::remove_file(self.device(id).join("iommu_group")).unwrap();
+        }
     }
 
     pub fn refuse(&self, refusal: Refusal) {
