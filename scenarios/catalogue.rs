@@ -1,6 +1,6 @@
 //! Every scenario as a test, on the real lab: `cargo test -p scenarios [FILTER]`.
 //!
-//! `LAB_DENY_SKIPS=1` makes a skip a failure. `LAB_ACCEL` and `LAB_QEMU` choose what the lab runs on.
+//! `LAB_DENY_SKIPS=1` makes a skip a failure. What else `cargo xtask lab` reads from the environment counts here too.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -12,14 +12,17 @@ use clap::builder::FalseyValueParser;
 use harness::engine::{Options, Session};
 use harness::event::Verdict;
 use harness::report::{Lines, render_failure};
-use harness::scenario::{self, Scenario};
+use harness::scenario::Scenario;
 use harness::signals;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use scenarios::Machine;
 use tokio::runtime::Runtime;
 
 /// What the environment asks for. The command line is libtest's.
 #[derive(Debug, Parser)]
 struct Environment {
+    #[command(flatten)]
+    machine: Machine,
     /// Makes a skipped scenario a failure; read as `cargo xtask lab` reads it.
     #[arg(long, env = "LAB_DENY_SKIPS", value_parser = FalseyValueParser::new())]
     deny_skips: bool,
@@ -29,10 +32,11 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut arguments = Arguments::from_args();
     // The engine decides what runs side by side.
     arguments.test_threads = Some(1);
-    let scenarios = scenario::load_dir(scenarios::folder()).map_err(anyhow::Error::from)?;
+    let environment = Environment::parse_from([""; 0]);
+    let scenarios = environment.machine.load_scenarios()?;
     let scenarios: Vec<Arc<Scenario>> = scenarios.into_iter().map(Arc::new).collect();
     let lab = Arc::new(Lab {
-        environment: Environment::parse_from([""; 0]),
+        environment,
         runtime: Runtime::new()?,
         run: OnceLock::new(),
         scenarios: scenarios
@@ -92,7 +96,7 @@ fn trial(scenario: Arc<Scenario>, lab: &Arc<Lab>) -> Trial {
 fn run(scenario: &Scenario, lab: &Lab) -> Result<Completion, Failed> {
     let all = || {
         let run = lab.runtime.block_on(async {
-            let session = open().await?;
+            let session = open(lab.environment.machine.clone().options()).await?;
             let scenarios: Vec<&Scenario> = lab.scenarios.iter().map(AsRef::as_ref).collect();
             let verdicts = session.run_all(&scenarios, None).await?;
             session.finish();
@@ -113,9 +117,8 @@ fn run(scenario: &Scenario, lab: &Lab) -> Result<Completion, Failed> {
     }
 }
 
-async fn open() -> anyhow::Result<Session> {
+async fn open(options: Options) -> anyhow::Result<Session> {
     let stop = signals::stop_on_signals().context("failed to catch signals")?;
     let lines = Arc::new(Lines::to_stderr());
-    let options = Options::from_environment(scenarios::folder())?;
     Ok(Session::open(options, lines.clone(), vec![lines], stop).await?)
 }

@@ -15,14 +15,12 @@ mod shell;
 mod up;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anstream::eprintln;
 use clap::{Args, Parser, Subcommand};
-use harness::accel::Requested;
-use harness::engine::{Checkpoints, Options};
-use harness::scenario::{self, Scenario};
+use scenarios::{Machine, ScenariosFolder};
 
 use crate::exit::Exit;
 
@@ -53,45 +51,6 @@ enum Command {
     Schema,
 }
 
-/// On what the lab runs.
-#[derive(Debug, Clone, Args)]
-struct Machine {
-    /// What runs the host's CPUs: `auto` tries KVM with a real guest and falls back to emulation.
-    #[arg(long, value_name = "auto|kvm|tcg", default_value_t, env = "LAB_ACCEL")]
-    accel: Requested,
-    /// A QEMU other than the toolbox's.
-    #[arg(long, value_name = "PATH", env = "LAB_QEMU")]
-    qemu: Option<PathBuf>,
-    /// A CPU model of QEMU's for the host, other than the accelerator's own.
-    #[arg(long, value_name = "MODEL", env = "LAB_CPU")]
-    cpu: Option<String>,
-    /// Folder of images and evidence; the user's cache folder when not given.
-    #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
-    cache: Option<PathBuf>,
-    /// Begins every scenario with its first step: no checkpoint is used or taken.
-    #[arg(long, env = "LAB_NO_CACHE", value_parser = clap::builder::FalseyValueParser::new())]
-    no_cache: bool,
-    /// What all checkpoints together may take on disk, in GB.
-    #[arg(long, value_name = "GB", default_value_t = harness::engine::CHECKPOINT_BUDGET >> 30, env = "LAB_CACHE_BUDGET")]
-    cache_budget: u64,
-    #[command(flatten)]
-    folder: ScenariosFolder,
-}
-
-/// Where scenarios are read and written.
-#[derive(Debug, Clone, Args)]
-struct ScenariosFolder {
-    /// Folder of the scenarios; the project's own when not given.
-    #[arg(long, value_name = "DIR", env = "LAB_SCENARIOS")]
-    scenarios: Option<PathBuf>,
-}
-
-impl ScenariosFolder {
-    fn path(&self) -> &Path {
-        self.scenarios.as_deref().unwrap_or(scenarios::folder())
-    }
-}
-
 /// Where the lab that is up is looked for.
 #[derive(Debug, Clone, Args)]
 struct CacheFolder {
@@ -103,35 +62,6 @@ struct CacheFolder {
 impl CacheFolder {
     fn root(&self) -> anyhow::Result<PathBuf> {
         Ok(images::Cache::open(self.cache.clone())?.root().to_owned())
-    }
-}
-
-impl Machine {
-    fn cache_folder(&self) -> anyhow::Result<PathBuf> {
-        Ok(images::Cache::open(self.cache.clone())?.root().to_owned())
-    }
-
-    fn scenarios(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Every scenario of the folder; the error shows each mistake in each file.
-    fn load_scenarios(&self) -> anyhow::Result<Vec<Scenario>> {
-        scenario::load_dir(self.scenarios()).map_err(|errors| anyhow::anyhow!("{errors:?}"))
-    }
-
-    fn options(self) -> Options {
-        Options {
-            scenarios: self.scenarios().to_owned(),
-            cache: self.cache,
-            accelerator: self.accel,
-            qemu: self.qemu,
-            cpu: self.cpu,
-            checkpoints: match self.no_cache {
-                true => Checkpoints::None,
-                false => Checkpoints::Within(self.cache_budget << 30),
-            },
-        }
     }
 }
 

@@ -59,31 +59,6 @@ impl Default for Checkpoints {
 /// What all checkpoints may take on disk unless somebody says otherwise, in bytes.
 pub const CHECKPOINT_BUDGET: u64 = 20 << 30;
 
-impl Options {
-    /// What the environment asks for (`LAB_CACHE`, `LAB_ACCEL`, `LAB_QEMU`, `LAB_CPU`), for a front
-    /// end without a command line of its own.
-    ///
-    /// # Errors
-    /// When `LAB_ACCEL` is not the name of an accelerator.
-    pub fn from_environment(scenarios: &Path) -> Result<Self, accel::AccelError> {
-        let path = |name| std::env::var_os(name).map(PathBuf::from);
-        Ok(Options {
-            cache: path("LAB_CACHE"),
-            accelerator: match std::env::var("LAB_ACCEL") {
-                Ok(name) => name.parse()?,
-                Err(_) => Requested::default(),
-            },
-            qemu: path("LAB_QEMU"),
-            cpu: std::env::var("LAB_CPU").ok(),
-            scenarios: scenarios.to_owned(),
-            checkpoints: match std::env::var_os("LAB_NO_CACHE") {
-                Some(value) if !value.is_empty() && value != "0" => Checkpoints::None,
-                _ => Checkpoints::default(),
-            },
-        })
-    }
-}
-
 /// A run that could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
