@@ -9,7 +9,7 @@ mod machine;
 
 use std::path::Path;
 
-pub use machine::{Machine, ScenariosFolder};
+pub use machine::{CacheFolder, Machine, ScenariosFolder};
 
 /// This folder, as it was when the program was built.
 pub fn folder() -> &'static Path {

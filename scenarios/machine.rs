@@ -20,9 +20,9 @@ pub struct Machine {
     /// A CPU model of QEMU's for the host, other than the accelerator's own.
     #[arg(long, value_name = "MODEL", env = "LAB_CPU")]
     pub cpu: Option<String>,
-    /// Folder of images and evidence; the user's cache folder when not given.
-    #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
-    pub cache: Option<PathBuf>,
+    /// Where images and evidence are.
+    #[command(flatten)]
+    pub cache: CacheFolder,
     /// Begins every scenario with its first step: no checkpoint is used or taken.
     #[arg(long, env = "LAB_NO_CACHE", value_parser = FalseyValueParser::new())]
     pub no_cache: bool,
@@ -49,15 +49,25 @@ impl ScenariosFolder {
     }
 }
 
-impl Machine {
-    /// The folder of images and evidence.
+/// Where images and evidence are kept, and the lab that is up is found.
+#[derive(Debug, Clone, Args)]
+pub struct CacheFolder {
+    /// Folder of images and evidence; the user's cache folder when not given.
+    #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
+    pub cache: Option<PathBuf>,
+}
+
+impl CacheFolder {
+    /// The cache in the folder that was given, or in the user's own.
     ///
     /// # Errors
     /// When none is given and the user has none.
-    pub fn cache_folder(&self) -> anyhow::Result<PathBuf> {
-        Ok(images::Cache::open(self.cache.clone())?.root().to_owned())
+    pub fn open(&self) -> anyhow::Result<images::Cache> {
+        Ok(images::Cache::open(self.cache.clone())?)
     }
+}
 
+impl Machine {
     /// The folder of the scenarios.
     pub fn scenarios(&self) -> &Path {
         self.folder.path()
@@ -75,7 +85,7 @@ impl Machine {
     pub fn options(self) -> Options {
         Options {
             scenarios: self.scenarios().to_owned(),
-            cache: self.cache,
+            cache: self.cache.cache,
             accelerator: self.accel,
             qemu: self.qemu,
             cpu: self.cpu,

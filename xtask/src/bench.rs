@@ -12,9 +12,9 @@ use harness::report::{Lines, Stopwatch};
 use harness::scenario::{Action, Scenario, Step};
 use harness::signals;
 use nix::sys::resource::{UsageWho, getrusage};
+use scenarios::Machine;
 use tokio::runtime::Runtime;
 
-use crate::Machine;
 use crate::exit::Exit;
 
 #[derive(Debug, Args)]
@@ -147,11 +147,9 @@ fn is_run(step: &Step, part: &str) -> bool {
 
 async fn cache(machine: Machine, runs: usize) -> anyhow::Result<Exit> {
     let scenario = find(&machine, PROCEDURE)?;
+    let root = machine.cache.open()?.root().to_owned();
     let mut options = machine.options();
     // A store of its own, so that nothing is cached at first and nobody's checkpoints are touched.
-    let root = images::Cache::open(options.cache.clone())?
-        .root()
-        .to_owned();
     let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(root)?;
     options.checkpoints = Checkpoints::Apart(folder.path().to_owned());
     let lines = Arc::new(Lines::to_stderr());

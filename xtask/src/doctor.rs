@@ -7,9 +7,9 @@ use harness::engine::{toolbox_qemu, unmet};
 use harness::{accel, host};
 use images::{Cache, Cancel, ImageName, State};
 use indicatif::HumanBytes;
+use scenarios::Machine;
 use tokio::runtime::Runtime;
 
-use crate::Machine;
 use crate::doctor_host::{self, HostOptions};
 use crate::exit::Exit;
 
@@ -26,7 +26,7 @@ pub fn run(command: DoctorCommand) -> anyhow::Result<Exit> {
         return doctor_host::run(command.host);
     }
     let machine = command.machine;
-    let cache = Cache::open(machine.cache.clone())?;
+    let cache = machine.cache.open()?;
     let mut good = true;
     row("cache", &cache.root().display().to_string());
     for image in ImageName::ALL {

@@ -10,7 +10,7 @@ use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use harness::finding::{self, FactBook, Rule};
 use harness::scenario;
-use images::Cache;
+use scenarios::CacheFolder;
 
 use crate::exit::Exit;
 
@@ -26,16 +26,15 @@ pub struct FindingsCommand {
     /// of the newest run, or of the run with this folder.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["id", "json"])]
     record: Option<Option<PathBuf>>,
-    /// Folder of images and evidence; the user's cache folder when not given.
-    #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
-    cache: Option<PathBuf>,
+    #[command(flatten)]
+    cache: CacheFolder,
 }
 
 pub fn run(command: FindingsCommand) -> anyhow::Result<Exit> {
     if let Some(run) = command.record {
         let run = match run {
             Some(run) => run,
-            None => newest_run(command.cache)?,
+            None => newest_run(&command.cache)?,
         };
         return record(&run, scenarios::folder());
     }
@@ -55,8 +54,8 @@ pub fn run(command: FindingsCommand) -> anyhow::Result<Exit> {
     Ok(Exit::Held)
 }
 
-fn newest_run(cache: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    let runs = Cache::open(cache)?.root().join("runs");
+fn newest_run(cache: &CacheFolder) -> anyhow::Result<PathBuf> {
+    let runs = cache.open()?.root().join("runs");
     let folders = fs::read_dir(&runs).with_context(|| format!("failed to list {}", runs.display()));
     // A run's name begins with its time.
     folders?

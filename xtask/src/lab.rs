@@ -11,6 +11,7 @@ use harness::engine::{Ground, Session, SessionError, Summary};
 use harness::report::Lines;
 use harness::scenario::{self, Scenario};
 use harness::signals;
+use scenarios::{CacheFolder, Machine, ScenariosFolder};
 use tokio::runtime::Runtime;
 
 use crate::exit::Exit;
@@ -18,7 +19,6 @@ use crate::matrix::{self, MatrixCommand};
 use crate::shell::{self, CopyCommand, ShellCommand, WireCommand};
 use crate::up::{self, UpCommand};
 use crate::watch::{self, WatchCommand};
-use crate::{CacheFolder, Machine, ScenariosFolder};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]

@@ -15,12 +15,10 @@ mod shell;
 mod up;
 mod watch;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anstream::eprintln;
-use clap::{Args, Parser, Subcommand};
-use scenarios::{Machine, ScenariosFolder};
+use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
 
@@ -49,20 +47,6 @@ enum Command {
     Bench(bench::BenchCommand),
     /// Writes the JSON Schemas of scenario and lab files, for editors.
     Schema,
-}
-
-/// Where the lab that is up is looked for.
-#[derive(Debug, Clone, Args)]
-struct CacheFolder {
-    /// Folder of images and evidence; the user's cache folder when not given.
-    #[arg(long, value_name = "DIR", env = "LAB_CACHE")]
-    cache: Option<PathBuf>,
-}
-
-impl CacheFolder {
-    fn root(&self) -> anyhow::Result<PathBuf> {
-        Ok(images::Cache::open(self.cache.clone())?.root().to_owned())
-    }
 }
 
 fn main() -> ExitCode {

@@ -20,9 +20,9 @@ use harness::scenario::{Labs, Scenario};
 use harness::signals;
 use images::ImageName;
 use indicatif::HumanBytes;
+use scenarios::Machine;
 use tokio::runtime::Runtime;
 
-use crate::Machine;
 use crate::exit::Exit;
 
 #[derive(Debug, Args)]

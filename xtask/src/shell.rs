@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use harness::held::{self, Notice, Request};
 use harness::scenario::GuestName;
+use scenarios::CacheFolder;
 
-use crate::CacheFolder;
 use crate::exit::Exit;
 
 /// A guest, as it is named on the command line.
@@ -100,7 +100,7 @@ pub fn wire(command: WireCommand) -> anyhow::Result<Exit> {
 
 /// Finds the lab, and asks whether somebody would be let in: what ssh would say of it is less clear.
 fn knock(cache: &CacheFolder, guest: GuestName) -> anyhow::Result<(Notice, GuestName)> {
-    let notice = Notice::find(&cache.root()?)?;
+    let notice = Notice::find(cache.open()?.root())?;
     held::ask(&notice.control, Request::Knock { guest })?;
     Ok((notice, guest))
 }

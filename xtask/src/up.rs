@@ -20,12 +20,12 @@ use harness::held::{self, End, Notice, Place, Request, Seat, SuperviseError};
 use harness::report::{Lines, render_failure};
 use harness::scenario::Scenario;
 use harness::signals;
+use scenarios::{CacheFolder, Machine};
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::exit::Exit;
-use crate::{CacheFolder, Machine};
 
 /// What the process that holds the lab writes when it is up, besides events: beside them in the run's folder.
 const LOG: &str = "held.log";
@@ -128,8 +128,8 @@ async fn hold(machine: Machine, scenario: &Scenario, step: usize) -> anyhow::Res
     rustix::process::setsid().context("failed to leave the terminal")?;
     let tether = std::io::stdin().as_fd().try_clone_to_owned();
     let tether = UnixStream::from(tether.context("failed to use a socket")?);
-    let cache = machine.cache_folder()?;
-    let seat = Seat::take(&cache)?;
+    let cache = machine.cache.open()?;
+    let seat = Seat::take(cache.root())?;
     let program = std::env::current_exe().context("failed to find this program")?;
 
     let (stop, is_tied) = stop_when_cut(&tether)?;
@@ -211,11 +211,11 @@ fn write_to(log: &Path) -> std::io::Result<()> {
 }
 
 pub fn down(cache: &CacheFolder) -> anyhow::Result<Exit> {
-    let cache = cache.root()?;
-    let notice = Notice::find(&cache)?;
+    let cache = cache.open()?;
+    let notice = Notice::find(cache.root())?;
     held::ask(&notice.control, Request::Down)
         .map_err(|error| anyhow!("{error}; its process is {}", notice.process))?;
-    Seat::wait_until_free(&cache)?;
+    Seat::wait_until_free(cache.root())?;
     println!("the lab is down: {}", notice.in_short());
     println!("evidence: {}", notice.folder.display());
     Ok(Exit::Held)

@@ -13,11 +13,11 @@ use harness::report::Lines;
 use harness::scenario::Scenario;
 use harness::signals;
 use notify::{RecursiveMode, Watcher};
+use scenarios::Machine;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::Machine;
 use crate::exit::Exit;
 
 /// Editors save in several strokes; it is over when nothing was written for so long.

@@ -1,11 +1,10 @@
 //! What is kept of a run as evidence, in its folder.
 
-use super::act::last_lines;
 use super::failure::{Failure, StepError, chain};
 use super::run::Runner;
 use super::{nas, silence};
 use crate::guest::{Exec, Guest};
-use crate::machine::{Machine, MachineError};
+use crate::machine::{Console, Machine, MachineError};
 use crate::scenario::FailureKind;
 
 impl Runner<'_> {
@@ -36,12 +35,9 @@ impl Runner<'_> {
             .ok()??;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         self.keep("nas-console.log", &text).ok()?;
-        Some(
-            last_lines(nas::since_last_boot(&text), 40)
-                .lines()
-                .map(str::to_owned)
-                .collect(),
-        )
+        let console = Console::default();
+        console.feed(nas::since_last_boot(&text).as_bytes());
+        Some(console.tail())
     }
 
     /// The failure of a NAS that was reset since it came up. None also when it does not say in which boot it is.

@@ -9,8 +9,12 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-/// How many lines are kept for a failure's report.
+/// How many of the last lines are kept for a failure's report.
 const KEPT_LINES: usize = 40;
+
+/// How many lines are kept for it up to the fatal one, however much comes after: a panic's trace is longer than
+/// what is kept of the last lines, and what went wrong stands before it.
+const CAUSE_LINES: usize = 10;
 
 /// What a console shows when a boot has come to an end that nobody wanted.
 const FATAL: [&str; 7] = [
@@ -45,6 +49,17 @@ struct Lines {
     done: VecDeque<String>,
     /// What has come since the last line end; a prompt has none.
     open: String,
+    /// How many lines are done, with those that are not kept any more.
+    count: usize,
+    cause: Option<Cause>,
+}
+
+/// The fatal line, and those before it.
+#[derive(Debug)]
+struct Cause {
+    /// How many lines were done before the first of these.
+    start: usize,
+    lines: Vec<String>,
 }
 
 impl Default for Console {
@@ -60,9 +75,12 @@ impl Default for Console {
 
 impl Shared {
     /// The first such line is the cause, and what comes after it, even in the same breath, its consequence.
-    fn tell_fatal(&self, line: String) {
+    fn tell_fatal(&self, line: String, lines: &mut Lines) {
         self.fatal.send_if_modified(|fatal| {
             let first = fatal.is_none();
+            if first {
+                lines.keep_cause(&line);
+            }
             fatal.get_or_insert(line);
             first
         });
@@ -73,7 +91,9 @@ impl Console {
     /// The console of a machine that goes on from a checkpoint: these lines were its last ones.
     pub fn after(lines: &[String]) -> Self {
         let console = Console::default();
-        console.lines().done = lines.iter().cloned().collect();
+        for line in lines {
+            console.lines().finish(line.clone());
+        }
         console
     }
 
@@ -102,27 +122,23 @@ impl Console {
                 let done = std::mem::take(&mut lines.open);
                 // What a line says after its mark is the cause.
                 if let Some(line) = marked(&done, &FATAL) {
-                    self.shared.tell_fatal(line);
+                    self.shared.tell_fatal(line, &mut lines);
                 }
-                if !done.trim().is_empty() {
-                    lines.done.push_back(done);
-                }
-                if lines.done.len() > KEPT_LINES {
-                    lines.done.pop_front();
-                }
+                lines.finish(done);
             }
             lines.open.push_str(part);
             if let Some(line) = marked(&lines.open, &PROMPTS) {
-                self.shared.tell_fatal(line);
+                self.shared.tell_fatal(line, &mut lines);
             }
         }
     }
 
-    /// The last lines, oldest first.
+    /// The last lines, oldest first; before them the fatal one and what led to it, if those are not among them.
     pub fn tail(&self) -> Vec<String> {
         let lines = self.lines();
         let open = Some(lines.open.clone()).filter(|open| !open.trim().is_empty());
-        lines.done.iter().cloned().chain(open).collect()
+        let done = lines.done.iter().cloned();
+        lines.fallen().into_iter().chain(done).chain(open).collect()
     }
 
     /// Waits for a line after which the guest will not come up, and gives it.
@@ -139,9 +155,8 @@ impl Console {
     pub fn forget_fatal(&self) {
         let mut lines = self.lines();
         let open = std::mem::take(&mut lines.open);
-        if !open.trim().is_empty() {
-            lines.done.push_back(open);
-        }
+        lines.finish(open);
+        lines.cause = None;
         self.shared.fatal.send_replace(None);
     }
 
@@ -154,6 +169,42 @@ impl Console {
 }
 
 impl Lines {
+    /// Keeps a line that has come to its end.
+    fn finish(&mut self, line: String) {
+        if line.trim().is_empty() {
+            return;
+        }
+        self.done.push_back(line);
+        self.count += 1;
+        if self.done.len() > KEPT_LINES {
+            self.done.pop_front();
+        }
+    }
+
+    /// Keeps the fatal line, which is the next to be done, and the ones before it.
+    fn keep_cause(&mut self, fatal: &str) {
+        let before = self.done.len().min(CAUSE_LINES - 1);
+        let skipped = self.done.len() - before;
+        let mut lines: Vec<String> = self.done.iter().skip(skipped).cloned().collect();
+        lines.push(fatal.to_owned());
+        self.cause = Some(Cause {
+            start: self.count - before,
+            lines,
+        });
+    }
+
+    /// What is not among the last lines any more of the fatal one and those before it, and how many more are not.
+    fn fallen(&self) -> Vec<String> {
+        let Some(cause) = &self.cause else {
+            return Vec::new();
+        };
+        let fallen = (self.count - self.done.len()).saturating_sub(cause.start);
+        let shown = fallen.min(cause.lines.len());
+        let left = fallen - shown;
+        let gap = (left > 0).then(|| format!("[{left} lines are left out here]"));
+        cause.lines[..shown].iter().cloned().chain(gap).collect()
+    }
+
     /// Text without carriage returns and terminal escapes.
     fn printable(&mut self, bytes: &[u8]) -> String {
         let bytes: Vec<u8> = self.escapes.strip_next(bytes).flatten().copied().collect();
@@ -212,6 +263,35 @@ mod tests {
         let tail = console.tail();
         assert_eq!(tail.len(), KEPT_LINES);
         assert_eq!(tail.last().unwrap(), "line 99");
+    }
+
+    #[test]
+    fn what_led_to_a_panic_is_kept_however_long_its_trace() {
+        let console = Console::default();
+        for number in 0..100 {
+            console.feed(format!("[ 1.0] before {number}\r\n").as_bytes());
+        }
+        console.feed(b"[ 9.1] Kernel panic - not syncing: sysrq triggered crash\r\n");
+        let trace = |count: usize| {
+            for number in 0..count {
+                console.feed(format!("[ 9.2] trace {number}\r\n").as_bytes());
+            }
+            console.tail()
+        };
+        // Nothing is there twice while the panic is among the last lines.
+        let short = trace(KEPT_LINES - 1);
+        assert_eq!(short.len(), KEPT_LINES + CAUSE_LINES - 1);
+        assert_eq!(short[0], "[ 1.0] before 91");
+        assert!(short[CAUSE_LINES - 1].contains("Kernel panic"), "{short:?}");
+        assert_eq!(short[CAUSE_LINES], "[ 9.2] trace 0");
+
+        let long = trace(KEPT_LINES);
+        assert!(long[CAUSE_LINES - 1].contains("Kernel panic"), "{long:?}");
+        assert_eq!(long[CAUSE_LINES], "[39 lines are left out here]");
+        assert_eq!(long.len(), CAUSE_LINES + 1 + KEPT_LINES);
+
+        console.forget_fatal();
+        assert_eq!(console.tail().len(), KEPT_LINES);
     }
 
     #[test]
