@@ -14,10 +14,25 @@ use crate::scenario::GuestName;
 pub(super) enum EntryError {
     #[error("VM {NAS} is not running on pve; start it there with `qm start {NAS}`")]
     NoNas,
+    /// In the guest's own words; the script that says them has a key in it.
+    #[error("nobody can be let into {guest}: {}", words.trim())]
+    Refused { guest: &'static str, words: String },
     #[error(transparent)]
-    Guest(#[from] GuestError),
+    Guest(GuestError),
     #[error(transparent)]
     TimedOut(#[from] TimedOut),
+}
+
+impl From<GuestError> for EntryError {
+    fn from(error: GuestError) -> Self {
+        match error {
+            GuestError::Failed { guest, stderr, .. } => EntryError::Refused {
+                guest,
+                words: stderr,
+            },
+            other => EntryError::Guest(other),
+        }
+    }
 }
 
 /// Whether there is a guest to be let into.
@@ -76,7 +91,9 @@ pub(super) async fn leave(
     Ok(())
 }
 
-/// Opens a guest's end of a door as file 3. What was there before may need a moment to go.
+/// Opens a guest's end of a door as file 3. What was there before may need a moment to go; then it is killed, for
+/// nobody stands outside any more: an ssh server whose visitor left before its first word stands in a write, and the
+/// kernel keeps that waiting until the next one comes to the door.
 fn take_port(number: usize) -> String {
     let port = format!("/dev/virtio-ports/{}", port_name(number));
     format!(
@@ -84,8 +101,9 @@ fn take_port(number: usize) -> String {
     command exec 3<>{port} && break
     test -e {port} || exit 1
     sleep 0.3
+    find /proc/[0-9]*/fd -lname \"$(readlink -f {port})\" | cut -d/ -f3 | xargs -r kill -KILL
 done 2>/run/lab-door/refusal
-test -e /proc/$$/fd/3 || {{ cat /run/lab-door/refusal >&2; exit 1; }}
+test -e /proc/$$/fd/3 || {{ tail -n 1 /run/lab-door/refusal >&2; exit 1; }}
 "
     )
 }
