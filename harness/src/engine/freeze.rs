@@ -121,9 +121,27 @@ impl Runner<'_> {
     /// Takes a checkpoint of the state that was just reached, if that pays.
     pub(super) async fn checkpoint(&mut self, node: NodeId) {
         let wish = self.plan.wish(node);
-        if self.keeps(wish) && self.spent - self.frozen_at >= pays_after(wish) {
+        let pays = self.keeps(wish) && self.spent - self.frozen_at >= pays_after(wish);
+        if pays && !self.better_comes_soon(node, wish) {
             self.checkpoint_now(node).await;
         }
+    }
+
+    /// Whether a state that is wished for more comes so soon that it would have no checkpoint if this one had: the last
+    /// time, what leads there took less than what pays.
+    fn better_comes_soon(&self, node: NodeId, wish: Wish) -> bool {
+        let mut seconds = 0.0;
+        for leg in self.legs_after(node) {
+            let Some(last) = self.session.ground.timings().last(&self.digest(leg)) else {
+                return false;
+            };
+            seconds += last;
+            let better = leg.nodes.iter().map(|node| self.plan.wish(*node)).max();
+            if let Some(better) = better.filter(|better| *better > wish) {
+                return seconds < pays_after(better);
+            }
+        }
+        false
     }
 
     /// Takes a checkpoint of the state that was just reached, unless there is one.

@@ -210,14 +210,18 @@ async fn fatal_line(console: &Console) -> Option<String> {
         .ok()
 }
 
-/// What a console shows of the last boot. A kernel counts its time from zero, so a line with an earlier time
-/// than the one before is another kernel's.
+/// What a console shows of the last boot. A kernel counts its time from zero, so an earlier time than the one before
+/// is another kernel's. A kernel that is reset does not end its line, which the next one then goes on with.
 pub(super) fn since_last_boot(shown: &str) -> &str {
     let (mut start, mut at, mut before) = (0, 0, 0.0);
     for line in shown.split_inclusive('\n') {
-        if let Some(time) = kernel_time(line) {
+        let times = line
+            .match_indices('[')
+            .filter_map(|(offset, _)| Some((offset, kernel_time(&line[offset + 1..])?)));
+        for (count, (offset, time)) in times.enumerate() {
             if time < before {
-                start = at;
+                // The firmware's words may come before the first.
+                start = if count == 0 { at } else { at + offset };
             }
             before = time;
         }
@@ -226,10 +230,12 @@ pub(super) fn since_last_boot(shown: &str) -> &str {
     &shown[start..]
 }
 
-/// The time in `[   12.345678] text`, which the firmware's words may come before.
-fn kernel_time(line: &str) -> Option<f64> {
-    let mut parts = line.split('[').skip(1);
-    parts.find_map(|part| part.split_once(']')?.0.trim().parse().ok())
+/// The time in `   12.345678] text`, which is what printk puts before a line.
+fn kernel_time(after_bracket: &str) -> Option<f64> {
+    let (time, _) = after_bracket.split_once(']')?;
+    let (_, microseconds) = time.split_once('.')?;
+    let time = time.trim_start().parse().ok();
+    time.filter(|_| microseconds.len() == 6)
 }
 
 /// What a refused `qm start` is: the failure that many scenarios are about.
@@ -278,9 +284,10 @@ mod tests {
 
     #[test]
     fn a_console_is_read_from_its_last_boot_on() {
-        let first = "[   74.02] Kernel panic\n";
-        let second = "[    4.76] one [x]\r\nword\n[    4.77] two\n";
+        let first = "[   74.021285] Kernel panic\n";
+        let second = "[    4.761285] one [x] [0]\r\nword\n[    4.771285] two [1.5]\n";
         let both = format!("{first}\u{1b}[!p{second}");
+        let cut = "[   74.031285] Kernel Offset: 0xbff";
         for (shown, expected) in [
             ("", ""),
             (first, first),
@@ -288,6 +295,7 @@ mod tests {
             (&format!("{first}{second}"), second),
             (&format!("{first}{second}{second}"), second),
             (both.as_str(), &both[first.len()..]),
+            (&format!("{first}{cut}{second}"), second),
         ] {
             assert_eq!(since_last_boot(shown), expected, "{shown}");
         }
@@ -295,8 +303,8 @@ mod tests {
 
     #[test]
     fn a_panic_is_one_of_the_last_boot() {
-        let panic = "[   74.02] Kernel panic - not syncing: sysrq triggered crash\n";
-        let boot = "[    4.76] one\n";
+        let panic = "[   74.021285] Kernel panic - not syncing: sysrq triggered crash\n";
+        let boot = "[    4.761285] one\n";
         assert!(panicked(&format!("{boot}{panic}")));
         assert!(!panicked(&format!("{boot}{panic}{boot}")));
         assert!(!panicked(""));

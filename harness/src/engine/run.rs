@@ -282,6 +282,13 @@ impl<'a> Runner<'a> {
         &self.plan.routes()[self.route]
     }
 
+    /// What is still to come of the way when a state has been reached.
+    pub(super) fn legs_after(&self, node: NodeId) -> impl Iterator<Item = &RouteLeg> {
+        let legs = self.route().legs.iter();
+        legs.skip_while(move |leg| !leg.nodes.contains(&node))
+            .skip(1)
+    }
+
     pub(super) fn route_number(&self) -> usize {
         self.route
     }
@@ -315,7 +322,8 @@ impl<'a> Runner<'a> {
             .map_or("what must hold at the end", |step| step.title.as_str())
     }
 
-    fn digest(&self, leg: &RouteLeg) -> String {
+    /// What the leg's time is remembered by.
+    pub(super) fn digest(&self, leg: &RouteLeg) -> String {
         match self.action(leg.step) {
             Some(action) => action.digest(),
             None => format!("closing-{}", self.scenario.name),

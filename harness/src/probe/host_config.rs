@@ -37,6 +37,9 @@ pub struct HostConfigFacts {
     pub boot_tool_partitions: usize,
     /// modprobe's rules that are in force for modules loaded after the initramfs, by precedence.
     pub rules: Vec<ModprobeRule>,
+    /// The watchdog driver that Proxmox's `watchdog-mux` loads by its name, of `/etc/default/pve-ha-manager`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog_module: Option<String>,
     /// When files were last written, in seconds since 1970: images and what they are made from.
     pub written: BTreeMap<String, u64>,
 }
@@ -104,6 +107,9 @@ for folder in /etc/modprobe.d /run/modprobe.d /usr/local/lib/modprobe.d /usr/lib
         done <"$file"
     done
 done
+if [ -f /etc/default/pve-ha-manager ]; then
+    sed -n 's/^[[:space:]]*WATCHDOG_MODULE=/watchdog-module\t/p' /etc/default/pve-ha-manager || exit
+fi
 stat --printf 'written\t%Y\t%n\n' /boot/initrd.img* /boot/grub/grub.cfg /etc/default/grub /etc/modules \
     /etc/modprobe.d/*.conf /etc/initramfs-tools/modules /etc/kernel/cmdline 2>/dev/null
 echo end
@@ -171,6 +177,10 @@ pub fn parse(output: &str) -> Result<HostConfigFacts, ParseError> {
                 if modprobe_file.is_some() {
                     facts.rules.push(rule);
                 }
+            }
+            "watchdog-module" => {
+                let name = record.one()?.trim().trim_matches(['"', '\'']);
+                facts.watchdog_module = Some(canonical(name)).filter(|name| !name.is_empty());
             }
             "written" => {
                 let [seconds, file] = record.fields()?;
@@ -279,6 +289,8 @@ rule\toptions\tvfio-pci ids=8086:2922 disable_vga=1
 rule\tsoftdep\tahci pre: vfio-pci
 modprobe\t/usr/lib/modprobe.d/blacklist.conf
 rule\tblacklist\tnever
+watchdog-module\t\"i6300esb\"
+watchdog-module\t iTCO-wdt
 written\t1753000000\t/boot/initrd.img-6.8.12-1-pve
 end
 ";
@@ -312,6 +324,7 @@ end
                 "softdep ahci pre: vfio-pci",
             ]
         );
+        assert_eq!(facts.watchdog_module.as_deref(), Some("iTCO_wdt"));
         assert!(facts.blacklist_of("ahci").is_some());
         assert!(facts.blacklist_of("never").is_none());
         assert_eq!(

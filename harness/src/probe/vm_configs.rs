@@ -225,13 +225,15 @@ fn sections(text: &str) -> Vec<VmSection> {
         let value = value.trim();
         section.has_snaptime |= key == "snaptime";
         let plain = key.trim_end_matches(|c: char| c.is_ascii_digit());
-        if PLAIN_KEYS.contains(&key) || (plain != key && NUMBERED_KEYS.contains(&plain)) {
+        // Proxmox drops `hostpci16` and above, and says so.
+        let numbered = NUMBERED_KEYS.contains(&plain) && qm::config::setting(key).is_some();
+        if PLAIN_KEYS.contains(&key) || numbered {
             section.lines.push(ConfigLine {
                 key: key.to_owned(),
                 value: value.to_owned(),
             });
         }
-        if plain == "hostpci" && last_key.as_str() > key {
+        if numbered && plain == "hostpci" && last_key.as_str() > key {
             section.out_of_order.push(format!("{key}: {value}"));
         }
         key.clone_into(&mut last_key);
@@ -379,6 +381,14 @@ end
         // What cannot be read is none that could.
         assert_eq!(shown("hostpci"), [lines[2], lines[3], lines[4]]);
         assert_eq!(shown("scsi"), [lines[5]]);
+    }
+
+    #[test]
+    fn a_number_that_proxmox_does_not_know_gives_no_device() {
+        let section =
+            &sections("hostpci15: 00:1f.2\nhostpci16: 01:00.0\nscsi30: a:0\nscsi030: b:0\n")[0];
+        let keys: Vec<_> = section.lines.iter().map(|line| line.key.as_str()).collect();
+        assert_eq!(keys, ["hostpci15", "scsi30"]);
     }
 
     #[test]

@@ -76,9 +76,12 @@ fn held_by<'a>(view: &View<'a>, module: &str) -> Vec<&'a PciDevice> {
 /// A module that is loaded although a blacklist has been in force since boot, and whether it holds a
 /// device that a VM claims; one that does comes before all others.
 ///
-/// A blacklist of a package leaves it to the host to load the module by its name, as Proxmox does with the
-/// watchdog that it is told to use. It counts only where the module stands in a VM's way.
+/// A blacklist of a package leaves it to the host to load the module by its name, and the watchdog that Proxmox is told
+/// to use is loaded so whoever blacklisted it. Either counts only where the module stands in a VM's way.
 fn bypassed<'a>(view: &View<'a>) -> Option<(&'a ModprobeRule, &'a str, bool)> {
+    let config = view.facts().host_config.as_ref();
+    let watchdog = config.and_then(|config| config.watchdog_module.as_deref());
+    let is_watchdog = |module: &str| watchdog == Some(module);
     let claimed = |module: &str| {
         let mut held = held_by(view, module).into_iter();
         held.any(|one| view.claim_on(one.address).is_some())
@@ -87,7 +90,7 @@ fn bypassed<'a>(view: &View<'a>) -> Option<(&'a ModprobeRule, &'a str, bool)> {
         .into_iter()
         .filter(|(rule, _)| in_force_since_boot(view, rule) == Some(true))
         .map(|(rule, module)| (rule, module, claimed(module)))
-        .filter(|(rule, _, claimed)| *claimed || is_own(rule))
+        .filter(|(rule, module, claimed)| *claimed || (is_own(rule) && !is_watchdog(module)))
         .min_by_key(|(_, _, claimed)| !claimed)
 }
 

@@ -517,6 +517,10 @@ fn drivers() {
     silent("blacklist-bypassed", |book| {
         blacklist_of_package(book, "iTCO_wdt")
     });
+    silent("blacklist-bypassed", |book| {
+        rule_on_disk(book, "blacklist ahci", true);
+        config(book).watchdog_module = Some("ahci".to_owned());
+    });
     silent("blacklist-covers-other-controllers", blacklist);
     silent("blacklist-covers-other-controllers", |book| {
         add_twin(book, "02:00.0", "none")
