@@ -66,56 +66,6 @@ pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// How long this machine's processors have had nothing to do since it started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IdleTime {
-    /// In ticks, of all processors together.
-    idle: u64,
-    total: u64,
-    processors: usize,
-}
-
-impl IdleTime {
-    /// Up to now. None where the kernel does not say, and where this process may not use all processors: that the
-    /// others are idle is of no use to it.
-    pub fn now() -> Option<Self> {
-        let time = Self::read(&std::fs::read_to_string("/proc/stat").ok()?)?;
-        (time.processors <= cpus()).then_some(time)
-    }
-
-    /// From `/proc/stat`, as proc(5) describes it.
-    fn read(stat: &str) -> Option<Self> {
-        let (all, each) = stat.split_once('\n')?;
-        let ticks: Result<Vec<u64>, _> = all
-            .strip_prefix("cpu ")?
-            .split_whitespace()
-            // The ones after these, of guests, are in the first two.
-            .take(8)
-            .map(str::parse)
-            .collect();
-        let ticks = ticks.ok()?;
-        let [_, _, _, idle, waiting_for_disks, ..] = ticks[..] else {
-            return None;
-        };
-        Some(IdleTime {
-            idle: idle + waiting_for_disks,
-            total: ticks.iter().sum(),
-            processors: each
-                .lines()
-                .take_while(|line| line.starts_with("cpu"))
-                .count(),
-        })
-    }
-
-    /// How many processors were idle on average since an earlier look.
-    pub fn since(&self, earlier: &IdleTime) -> f64 {
-        // The kernel's own sums may go back a little.
-        let total = self.total.saturating_sub(earlier.total).max(1) as f64;
-        let idle = self.idle.saturating_sub(earlier.idle) as f64;
-        idle / total * self.processors as f64
-    }
-}
-
 /// The processor's name, for people.
 pub fn processor_name() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
@@ -312,24 +262,6 @@ mod tests {
             (memory.total, memory.available),
             (2_000_000_000, 1_500_000_000)
         );
-    }
-
-    #[test]
-    fn idle_processors_are_counted_between_two_looks() {
-        let stat = |user: u64, idle: u64, disk: u64, guest: u64| {
-            let text = format!(
-                "cpu  {user} 0 50 {idle} {disk} 0 0 10 {guest} 0\ncpu0 1 2 3 4\ncpu1 1 2 3 4\nintr 1\n"
-            );
-            IdleTime::read(&text).unwrap()
-        };
-        let first = stat(100, 1000, 0, 0);
-        assert_eq!(first.processors, 2);
-        // Of 400 ticks: what a guest takes is in the user's time already.
-        let second = stat(300, 1150, 50, 200);
-        assert!((second.since(&first) - 1.0).abs() < 1e-9);
-        assert!(first.since(&first).abs() < 1e-9);
-        assert_eq!(IdleTime::read("cpu  1 2\n"), None);
-        assert_eq!(IdleTime::read("intr 1\n"), None);
     }
 
     #[test]

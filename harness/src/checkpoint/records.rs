@@ -28,12 +28,22 @@ pub struct Recording {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Answer {
+    /// The boot id of the host that gave it, or in which the NAS did.
+    #[serde(default)]
+    boot: String,
     exit: Exit,
     stdout: String,
     stderr: String,
 }
 
 impl Recording {
+    /// Those that were given in one boot of the host. What is read of a machine that stands in the same state may only be
+    /// put together with these: another machine that went the same way has started at another time.
+    pub fn in_boot(mut self, boot: &str) -> Self {
+        self.answers.retain(|_, answer| answer.boot == boot);
+        self
+    }
+
     /// Adds what another recording has and this one has not.
     pub fn merge(&mut self, other: Recording) {
         for (command, answer) in other.answers {
@@ -58,14 +68,16 @@ fn name(guest: &str, exec: &Exec) -> String {
 /// A guest whose answers are written down.
 pub struct Recorder<'a, G> {
     guest: &'a G,
+    boot: &'a str,
     recording: Mutex<Recording>,
 }
 
 impl<'a, G: Guest> Recorder<'a, G> {
-    /// Around a guest.
-    pub fn new(guest: &'a G) -> Self {
+    /// Around a guest, while the host is in a boot.
+    pub fn new(guest: &'a G, boot: &'a str) -> Self {
         Recorder {
             guest,
+            boot,
             recording: Mutex::default(),
         }
     }
@@ -92,6 +104,7 @@ impl<G: Guest> Guest for Recorder<'_, G> {
             String::from_utf8(output.stderr.clone()),
         ) {
             let answer = Answer {
+                boot: self.boot.to_owned(),
                 exit: output.exit,
                 stdout,
                 stderr,
@@ -225,6 +238,37 @@ impl Records {
                 // What stays is no harm: it is what was answered.
                 let _ = fs::remove_file(entry.path());
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::guest::Local;
+
+    async fn recorded(word: &str, boot: &str) -> (Exec, Recording) {
+        let guest = Local;
+        let recorder = Recorder::new(&guest, boot);
+        let exec = Exec::new("echo", [word], Duration::from_secs(5));
+        recorder.exec(exec.clone()).await.unwrap();
+        (exec, recorder.finish())
+    }
+
+    #[tokio::test]
+    async fn answers_of_another_boot_are_kept_apart() {
+        let (first, mut all) = recorded("first", "boot-1").await;
+        let (second, later) = recorded("second", "boot-2").await;
+        all.merge(later);
+        let one = all.clone().in_boot("boot-1");
+        let replay = |recording| Replay::new(Local.name(), recording);
+        let answer = replay(&one).exec(first.clone()).await.unwrap();
+        assert_eq!(answer.stdout_text(), "first\n");
+        assert!(replay(&one).exec(second.clone()).await.is_err());
+        for exec in [first, second] {
+            assert!(replay(&all).exec(exec).await.is_ok());
         }
     }
 }

@@ -71,12 +71,12 @@ impl Runner<'_> {
         key: Option<&Key>,
     ) -> Result<Reading, ProbeError> {
         let limit = self.session.ground.deadlines().command;
-        let pve = Recorder::new(machine.agent());
+        let pve = Recorder::new(machine.agent(), machine.boot_id());
         let nas = self
             .nas
             .as_ref()
             .filter(|_| probe.guest() == GuestName::Nas);
-        let nas = nas.map(|nas| Recorder::new(&nas.guest));
+        let nas = nas.map(|nas| Recorder::new(&nas.guest, machine.boot_id()));
         let answer = probe::read(probe, &pve, nas.as_ref(), limit).await;
         if let Some((key, records)) = key.zip(self.session.ground.records()) {
             let mut recording = pve.finish();
@@ -97,18 +97,19 @@ impl Runner<'_> {
         probes
     }
 
-    /// What is on record of a state, and which of the probes are not.
+    /// What is on record of a state of this machine, and which of the probes are not.
     pub(super) async fn on_record(
         &self,
         key: Option<&Key>,
         probes: Vec<Probe>,
     ) -> (Vec<Answer>, Vec<Probe>) {
         let key = key.filter(|_| self.goes_by_records());
-        let Some((key, records)) = key.zip(self.session.ground.records()) else {
+        let records = key.zip(self.session.ground.records());
+        let Some(((key, records), machine)) = records.zip(self.machine.as_ref()) else {
             return (Vec::new(), probes);
         };
         let limit = self.session.ground.deadlines().command;
-        let recording = records.get(key);
+        let recording = records.get(key).in_boot(machine.boot_id());
         let [pve, nas] = ["pve", "nas"].map(|name| Replay::new(name, &recording));
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for probe in probes {

@@ -234,7 +234,8 @@ impl Runner<'_> {
                 probe::listing::run_write_up_loop(&pve, limit).await
             }
             Source::Live(key) => {
-                let pve = Recorder::new(self.running()?.agent());
+                let machine = self.running()?;
+                let pve = Recorder::new(machine.agent(), machine.boot_id());
                 let run = probe::listing::run_write_up_loop(&pve, limit);
                 let answer = self.answered(what, limit, run).await?;
                 if let Some(records) = self.session.ground.records() {

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
@@ -13,15 +12,9 @@ use tokio::sync::Notify;
 use super::ground::{SessionError, lock, memory_of};
 use super::session::Session;
 use crate::event::Verdict;
-use crate::host::{self, IdleTime};
+use crate::host;
 use crate::plan::Plan;
 use crate::scenario::Scenario;
-
-/// Over how long the processors' idleness is measured while scenarios wait for room.
-const LOOK: Duration = Duration::from_secs(2);
-
-/// How many processors have to be idle on average for one machine more.
-const SPARE: f64 = 0.8;
 
 /// How far each scenario under way has come: the moves that it has behind it.
 #[derive(Debug, Default)]
@@ -40,23 +33,6 @@ impl Progress {
 
     fn depth(&self, scenario: &str) -> usize {
         lock(&self.depths).get(scenario).copied().unwrap_or(0)
-    }
-}
-
-/// Waits until a processor has been as good as idle. A machine that waits for a disk that does not answer, or for a
-/// root file system that will not come, uses none for minutes, and another can have it.
-async fn idle_processor() {
-    let mut before = IdleTime::now();
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let now = IdleTime::now();
-        let (Some(earlier), Some(later)) = (before, now) else {
-            return std::future::pending().await;
-        };
-        if later.since(&earlier) >= SPARE {
-            return;
-        }
-        before = now;
     }
 }
 
@@ -94,8 +70,8 @@ type Running<'a> = Pin<Box<dyn Future<Output = usize> + 'a>>;
 
 impl Session {
     /// Runs scenarios, those with the most in common one after the other and independent ones side by
-    /// side as long as their machines fit into memory and processors; those that are found idle have room for one
-    /// more. At most `jobs` at a time; without it the machine decides. Ends early when somebody asks for it. Gives each verdict by its scenario's
+    /// side as long as their machines fit into memory and processors. At most `jobs` at a time; without
+    /// it the machine decides. Ends early when somebody asks for it. Gives each verdict by its scenario's
     /// name; what was not begun has none.
     ///
     /// # Errors
@@ -135,8 +111,6 @@ impl Session {
             None => host::cpus(),
         };
         let all = Room { memory, cpus };
-        let mut idle = std::pin::pin!(idle_processor());
-        let mut is_idle = false;
         while !self.stopped() && (!waiting.is_empty() || !futures.is_empty()) {
             let changed = self.progress().changed.notified();
             let mut room = all;
@@ -145,11 +119,9 @@ impl Session {
             }
             let below_limit = jobs.is_none_or(|jobs| running.len() < jobs.max(1));
             let next = waiting.iter().position(|one| {
-                let wanted = Room::of(scenarios[*one]);
-                let fits = room.holds(&wanted) || (is_idle && room.memory >= wanted.memory);
+                let fits = room.holds(&Room::of(scenarios[*one]));
                 running.is_empty() || (below_limit && fits && self.is_free(&plan, *one, &running))
             });
-            is_idle = false;
             if let Some(next) = next {
                 let one = waiting.remove(next);
                 running.push(one);
@@ -162,10 +134,6 @@ impl Session {
             tokio::select! {
                 Some(done) = futures.next() => running.retain(|one| *one != done),
                 () = changed => {}
-                () = &mut idle, if !waiting.is_empty() => {
-                    is_idle = true;
-                    idle.set(idle_processor());
-                }
             }
         }
         // Those under way end by themselves when the run is stopped, and tidy up.
