@@ -76,32 +76,38 @@ pub(super) async fn open(
     Ok(())
 }
 
-/// Lets go of the host's end of a door whose visitor has left the NAS. An ssh server sees the hang-up by itself, but
-/// what carries its bytes through the host may stand in a write: the kernel keeps that waiting until somebody comes
-/// to the door again, who would be given what was meant for the one before.
-pub(super) async fn leave(
-    doors: &Doors,
-    number: usize,
-    guest: GuestName,
-) -> Result<(), EntryError> {
-    if guest == GuestName::Nas {
-        let end = Exec::shell(&end_of_passage(number), doors.command_limit());
-        doors.agent().run(end).await?;
-    }
+/// Ends what holds the host's end of a door whose visitor has left. It sees the hang-up by itself, unless it stands in a
+/// write: the kernel keeps that waiting until somebody comes to the door again, who would be given what was meant for the
+/// one before. So does an ssh server whose visitor left before its first word, and what carries a NAS's bytes.
+pub(super) async fn leave(doors: &Doors, number: usize) -> Result<(), EntryError> {
+    let end = Exec::shell(&let_go(number), doors.command_limit());
+    doors.agent().run(end).await?;
     Ok(())
 }
 
-/// Opens a guest's end of a door as file 3. What was there before may need a moment to go; then it is killed, for
-/// nobody stands outside any more: an ssh server whose visitor left before its first word stands in a write, and the
-/// kernel keeps that waiting until the next one comes to the door.
+/// A guest's end of a door.
+fn port(number: usize) -> String {
+    format!("/dev/virtio-ports/{}", port_name(number))
+}
+
+/// The command that ends whoever has a door open.
+fn let_go(number: usize) -> String {
+    let port = port(number);
+    format!(
+        "find /proc/[0-9]*/fd -lname \"$(readlink -f {port})\" | cut -d/ -f3 | xargs -r kill -KILL"
+    )
+}
+
+/// Opens a guest's end of a door as file 3. What was there before may need a moment to go; then it is ended, for nobody
+/// is outside of it any more.
 fn take_port(number: usize) -> String {
-    let port = format!("/dev/virtio-ports/{}", port_name(number));
+    let (port, let_go) = (port(number), let_go(number));
     format!(
         "for try in 1 2 3 4 5 6 7 8 9; do
     command exec 3<>{port} && break
     test -e {port} || exit 1
     sleep 0.3
-    find /proc/[0-9]*/fd -lname \"$(readlink -f {port})\" | cut -d/ -f3 | xargs -r kill -KILL
+    {let_go}
 done 2>/run/lab-door/refusal
 test -e /proc/$$/fd/3 || {{ tail -n 1 /run/lab-door/refusal >&2; exit 1; }}
 "
@@ -142,24 +148,14 @@ fn nas_socket(number: usize) -> String {
 
 /// The script that leads from the host's door to the VM's.
 fn passage(number: usize) -> String {
-    let (socket, carry) = (nas_socket(number), carry(number));
+    let socket = nas_socket(number);
     let take_port = take_port(number);
     format!(
         "mkdir -p -m 700 /run/lab-door
 test -S {socket} || {{ echo 'VM {NAS} was started without the lab'\\''s doors' >&2; exit 1; }}
-{take_port}setsid -f {carry} </dev/null >/dev/null 2>&1
+{take_port}setsid -f socat FD:3 UNIX-CONNECT:{socket} </dev/null >/dev/null 2>&1
 "
     )
-}
-
-/// The command that carries bytes between the host's door and the VM's.
-fn carry(number: usize) -> String {
-    format!("socat FD:3 UNIX-CONNECT:{}", nas_socket(number))
-}
-
-/// The script that ends [`passage`], if it has not ended by itself.
-fn end_of_passage(number: usize) -> String {
-    format!("pkill -KILL -f '^{}$' || test $? = 1", carry(number))
 }
 
 /// Succeeds when somebody is connected to the VM's door.
@@ -190,7 +186,7 @@ mod tests {
             server(0, &keys()),
             passage(1),
             passage_is_open(1),
-            end_of_passage(1),
+            let_go(1),
         ] {
             let checked = Command::new("sh")
                 .args(["-n", "-c", &script])

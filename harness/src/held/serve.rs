@@ -132,7 +132,7 @@ impl House {
         drop(caller);
         taken.leave();
         // A host that cannot be asked any more lets go of nothing, and is waited for below like any other.
-        let _ = entry::leave(&self.doors, number, guest).await;
+        let _ = entry::leave(&self.doors, number).await;
         // The door is free again when the guest has let go of it.
         let _ = timeout(self.doors.agent().answer_limit(), door.guest.closed()).await;
     }
