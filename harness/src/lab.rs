@@ -130,6 +130,11 @@ pub enum HostSystem {
     #[serde(rename = "debian-12")]
     #[strum(serialize = "debian-12")]
     Debian12,
+    /// Debian 12 with Ubuntu's kernel 6.2, which that of Proxmox VE 8.0 is made from: unlike Debian's, it leaves Intel's
+    /// IOMMU off unless the command line says otherwise.
+    #[serde(rename = "debian-12-kernel-6.2")]
+    #[strum(serialize = "debian-12-kernel-6.2")]
+    Debian12Kernel62,
 }
 
 impl HostSystem {
@@ -138,6 +143,7 @@ impl HostSystem {
         match self {
             HostSystem::Debian13 => HostImage::ProxmoxLike,
             HostSystem::Debian12 => HostImage::Proxmox8Like,
+            HostSystem::Debian12Kernel62 => HostImage::Proxmox80Like,
         }
     }
 }

@@ -14,16 +14,10 @@ use harness::finding::{self, FactBook, Finding};
 use harness::scenario::{self, Scenario};
 
 /// Rules that no scenario proves, and why not.
-const UNPROVEN: &[(&str, &str)] = &[
-    (
-        "iommu-not-enabled",
-        "Debian's kernels, 6.1 as well as 6.12, have Intel's IOMMU on by default; Proxmox's own before 6.8 did not",
-    ),
-    (
-        "disk-has-defects",
-        "the attributes of QEMU's disks are constants",
-    ),
-];
+const UNPROVEN: &[(&str, &str)] = &[(
+    "disk-has-defects",
+    "the attributes of QEMU's disks are constants",
+)];
 
 fn catalogue() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scenarios"))

@@ -26,6 +26,8 @@ use crate::workshop::{Built, Site, Workshop};
 const TREE: &str = "tree.tar";
 /// The file of the ZFS module's folder.
 const MODULES: &str = "modules.tar";
+/// The file of a folder of packages.
+const PACKAGES: &str = "packages.tar";
 
 /// A disk to lay qcow2 overlays over.
 #[derive(Debug, Clone)]
@@ -47,12 +49,8 @@ pub struct DiskImage {
 pub struct Images {
     /// QEMU and the image makers.
     pub toolbox: Toolbox,
-    /// L1's disk, if it was asked for.
-    pub proxmox: Option<DiskImage>,
-    /// The older L1's disk, if it was asked for.
-    pub proxmox8: Option<DiskImage>,
-    /// L2's disk, if it was asked for.
-    pub truenas: Option<DiskImage>,
+    /// The disks that were asked for.
+    pub disks: BTreeMap<ImageName, DiskImage>,
 }
 
 /// The images that every lab needs, and a way to those that some need.
@@ -65,48 +63,44 @@ pub struct ImageSet {
     /// L2's disk.
     pub truenas: DiskImage,
     cache: Cache,
-    proxmox8: Arc<OnceLock<DiskImage>>,
+    /// The disks of the other hosts, as far as they were asked for.
+    others: Arc<Mutex<BTreeMap<ImageName, DiskImage>>>,
 }
 
 impl ImageSet {
-    /// The disk of a host; the one that few labs need is made when it is first asked for, which takes minutes.
+    /// The disk of a host; one that few labs need is made when it is first asked for, which takes minutes.
     pub fn host(
         &self,
         host: HostImage,
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<DiskImage> {
-        let slot = match host {
-            HostImage::ProxmoxLike => return Ok(self.proxmox.clone()),
-            HostImage::Proxmox8Like => &self.proxmox8,
-        };
-        if let Some(image) = slot.get() {
+        if host == HostImage::ProxmoxLike {
+            return Ok(self.proxmox.clone());
+        }
+        let name = host.name();
+        let others = || self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(image) = others().get(&name) {
             return Ok(image.clone());
         }
-        let built = ensure(&self.cache, &[ImageName::Proxmox8Like], observer, cancel)?;
-        let image = built.proxmox8.ok_or(Error::Cancelled)?;
-        Ok(slot.get_or_init(|| image).clone())
+        let mut built = ensure(&self.cache, &[name], observer, cancel)?;
+        let image = built.disks.remove(&name).ok_or(Error::Cancelled)?;
+        Ok(others().entry(name).or_insert(image).clone())
     }
 }
 
 /// Makes sure that the images which every lab needs are there and whole.
 pub fn ensure_all(cache: &Cache, observer: &dyn Observer, cancel: &Cancel) -> Result<ImageSet> {
     let which = [ImageName::ProxmoxLike, ImageName::TruenasLike];
-    match ensure(cache, &which, observer, cancel)? {
-        Images {
-            toolbox,
-            proxmox: Some(proxmox),
-            truenas: Some(truenas),
-            ..
-        } => Ok(ImageSet {
-            toolbox,
-            proxmox,
-            truenas,
-            cache: cache.clone(),
-            proxmox8: Arc::default(),
-        }),
-        _ => Err(Error::Cancelled),
-    }
+    let Images { toolbox, mut disks } = ensure(cache, &which, observer, cancel)?;
+    let mut disk = |name| disks.remove(&name).ok_or(Error::Cancelled);
+    Ok(ImageSet {
+        toolbox,
+        proxmox: disk(ImageName::ProxmoxLike)?,
+        truenas: disk(ImageName::TruenasLike)?,
+        cache: cache.clone(),
+        others: Arc::default(),
+    })
 }
 
 /// Makes sure that the toolbox and these images are there and whole; what is not is built.
@@ -133,34 +127,38 @@ pub fn ensure(
     std::thread::scope(|scope| {
         let toolbox = build.start(scope, Artifact::Toolbox, |build| build.toolbox());
         // ZFS takes longest by far, so it is not the last to start.
-        let wanted = |name| which.contains(&name);
-        let truenas = wanted(ImageName::TruenasLike)
-            .then(|| build.start(scope, Artifact::TruenasLike, |build| build.truenas()));
-        let proxmox = wanted(ImageName::ProxmoxLike)
-            .then(|| build.start(scope, Artifact::ProxmoxLike, |build| build.proxmox()));
-        let proxmox8 = wanted(ImageName::Proxmox8Like)
-            .then(|| build.start(scope, Artifact::Proxmox8Like, |build| build.proxmox8()));
-        let results = (
-            join(toolbox),
-            proxmox.map(join).transpose(),
-            proxmox8.map(join).transpose(),
-            truenas.map(join).transpose(),
-        );
-        match results {
-            (Ok(toolbox), Ok(proxmox), Ok(proxmox8), Ok(truenas)) => Ok(Images {
-                toolbox,
-                proxmox,
-                proxmox8,
-                truenas,
-            }),
-            (toolbox, proxmox, proxmox8, truenas) => {
-                let errors = [toolbox.err(), proxmox.err(), proxmox8.err(), truenas.err()]
-                    .into_iter()
-                    .flatten();
-                Err(errors
-                    .reduce(|first, next| if first.is_cancelled() { next } else { first })
-                    .unwrap_or(Error::Cancelled))
+        const ORDER: [ImageName; 4] = [
+            ImageName::TruenasLike,
+            ImageName::ProxmoxLike,
+            ImageName::Proxmox8Like,
+            ImageName::Proxmox80Like,
+        ];
+        let disks: Vec<_> = ORDER
+            .into_iter()
+            .filter(|name| which.contains(name))
+            .map(|name| {
+                let artifact = name.artifact();
+                let making = build.start(scope, artifact, move |build| build.image(artifact));
+                (name, making)
+            })
+            .collect();
+        let mut images = BTreeMap::new();
+        let mut errors = Vec::new();
+        let toolbox = join(toolbox).map_err(|error| errors.push(error)).ok();
+        for (name, making) in disks {
+            match join(making) {
+                Ok(disk) => drop(images.insert(name, disk)),
+                Err(error) => errors.push(error),
             }
+        }
+        // What failed by itself made the others stop.
+        let cause = |first: Error, next| if first.is_cancelled() { next } else { first };
+        match (toolbox, errors.into_iter().reduce(cause)) {
+            (Some(toolbox), None) => Ok(Images {
+                toolbox,
+                disks: images,
+            }),
+            (_, error) => Err(error.unwrap_or(Error::Cancelled)),
         }
     })
 }
@@ -302,21 +300,15 @@ impl<'a> Build<'a> {
         })
     }
 
-    fn proxmox(&self) -> Result<DiskImage> {
-        self.disk(Artifact::ProxmoxLike, |recipe| {
-            self.tree_with_zfs(Artifact::ProxmoxTree, recipe)
-        })
-    }
-
-    fn proxmox8(&self) -> Result<DiskImage> {
-        self.disk(Artifact::Proxmox8Like, |recipe| {
-            Ok((self.tree(Artifact::Proxmox8Tree, recipe, TREE)?, None))
-        })
-    }
-
-    fn truenas(&self) -> Result<DiskImage> {
-        self.disk(Artifact::TruenasLike, |recipe| {
-            self.tree_with_zfs(Artifact::TruenasTree, recipe)
+    /// One of the disks.
+    fn image(&self, artifact: Artifact) -> Result<DiskImage> {
+        self.disk(artifact, |recipe| match artifact {
+            Artifact::Proxmox8Like => Ok((self.tree(Artifact::Proxmox8Tree, recipe, TREE)?, None)),
+            Artifact::Proxmox80Like => {
+                Ok((self.tree(Artifact::Proxmox80Tree, recipe, TREE)?, None))
+            }
+            Artifact::TruenasLike => self.tree_with_zfs(Artifact::TruenasTree, recipe),
+            _ => self.tree_with_zfs(Artifact::ProxmoxTree, recipe),
         })
     }
 
@@ -386,14 +378,29 @@ impl<'a> Build<'a> {
         site: &Site<'_>,
         nice: bool,
     ) -> Result<Facts> {
+        let packages = match &recipe.tree.packages_from {
+            Some(name) => Some(self.packages(name)?),
+            None => None,
+        };
         let host = self.host()?;
         let builder = TreeBuilder {
+            packages,
             mmdebstrap: &host.mmdebstrap,
             privilege: host.privilege,
             cancel: &self.workshop.cancel,
             nice,
         };
         builder.build(recipe, site.work, target, site.log, site.line)
+    }
+
+    /// The archive of packages that a recipe of this name keeps.
+    fn packages(&self, name: &str) -> Result<PathBuf> {
+        let artifact = name.parse().map_err(|_| Error::Unusable {
+            what: name.to_owned(),
+            reason: "nothing of this name is built".to_owned(),
+        })?;
+        let built = self.tree(artifact, &recipe_of(artifact)?, PACKAGES)?;
+        Ok(built.dir.join(PACKAGES))
     }
 
     /// A disk, and only if it is not there, the trees that it is made from.

@@ -17,17 +17,21 @@ pub enum ImageName {
     /// L1's disk where it is to be the older Debian.
     #[strum(serialize = "proxmox-8-like")]
     Proxmox8Like,
+    /// The same with a kernel of Ubuntu's.
+    #[strum(serialize = "proxmox-8.0-like")]
+    Proxmox80Like,
     /// L2's disk.
     TruenasLike,
 }
 
 impl ImageName {
     /// All of them, in the order in which they are made.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Toolbox,
         Self::ProxmoxLike,
         Self::TruenasLike,
         Self::Proxmox8Like,
+        Self::Proxmox80Like,
     ];
 
     /// The artifact that is the image.
@@ -36,6 +40,7 @@ impl ImageName {
             Self::Toolbox => Artifact::Toolbox,
             Self::ProxmoxLike => Artifact::ProxmoxLike,
             Self::Proxmox8Like => Artifact::Proxmox8Like,
+            Self::Proxmox80Like => Artifact::Proxmox80Like,
             Self::TruenasLike => Artifact::TruenasLike,
         }
     }
@@ -48,6 +53,8 @@ pub enum HostImage {
     ProxmoxLike,
     /// Debian 12, which Proxmox VE 8 is made from.
     Proxmox8Like,
+    /// Debian 12 with the Ubuntu kernel that Proxmox VE 8.0's is made from.
+    Proxmox80Like,
 }
 
 impl HostImage {
@@ -56,6 +63,7 @@ impl HostImage {
         match self {
             Self::ProxmoxLike => ImageName::ProxmoxLike,
             Self::Proxmox8Like => ImageName::Proxmox8Like,
+            Self::Proxmox80Like => ImageName::Proxmox80Like,
         }
     }
 }
@@ -80,6 +88,14 @@ pub enum Artifact {
     /// The older L1's disk.
     #[strum(serialize = "proxmox-8-like")]
     Proxmox8Like,
+    /// The packages of a kernel of Ubuntu's.
+    UbuntuKernel,
+    /// The packages of the older host, and that kernel.
+    #[strum(serialize = "proxmox-8.0-tree")]
+    Proxmox80Tree,
+    /// The older L1's disk with that kernel.
+    #[strum(serialize = "proxmox-8.0-like")]
+    Proxmox80Like,
     /// The packages of the TrueNAS-like guest.
     TruenasTree,
     /// ZFS compiled for the kernel of Debian 13, which that guest and the host have.

@@ -176,7 +176,10 @@ fn current_keys(cache: &Cache) -> Result<BTreeMap<Artifact, String>> {
     for artifact in Artifact::iter() {
         match artifact {
             Artifact::GuestPrograms => {}
-            Artifact::ProxmoxLike | Artifact::Proxmox8Like | Artifact::TruenasLike => {
+            Artifact::ProxmoxLike
+            | Artifact::Proxmox8Like
+            | Artifact::Proxmox80Like
+            | Artifact::TruenasLike => {
                 if let Some(digests) = &digests {
                     keys.insert(artifact, disk_key(&recipe_of(artifact)?, digests)?);
                 }
@@ -184,6 +187,8 @@ fn current_keys(cache: &Cache) -> Result<BTreeMap<Artifact, String>> {
             Artifact::Toolbox
             | Artifact::ProxmoxTree
             | Artifact::Proxmox8Tree
+            | Artifact::Proxmox80Tree
+            | Artifact::UbuntuKernel
             | Artifact::TruenasTree
             | Artifact::ZfsModule => {
                 keys.insert(artifact, recipe_of(artifact)?.tree_key()?);

@@ -90,10 +90,10 @@ impl Mmdebstrap {
         })
     }
 
-    /// The start of the command line.
-    pub(crate) fn argv(&self) -> Vec<OsString> {
+    /// The start of the command line, for an archive that is signed with a key in `keyring`; without one for Debian's.
+    pub(crate) fn argv(&self, keyring: Option<&Path>) -> Vec<OsString> {
         let mut argv = vec![self.program.clone().into_os_string()];
-        if let Some(keyring) = &self.keyring {
+        if let Some(keyring) = keyring.or(self.keyring.as_deref()) {
             let mut option = OsString::from("--keyring=");
             option.push(keyring);
             argv.push(option);

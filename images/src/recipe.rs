@@ -33,7 +33,7 @@ pub(crate) fn checkout_dir() -> &'static Path {
     crate_dir.parent().unwrap_or(crate_dir)
 }
 
-/// One `recipe.toml` and the folder that its files stand in, which is that of the recipe it is like.
+/// One `recipe.toml` and the folder that its files stand in: its own, or that of the recipe which it is like in the end.
 #[derive(Debug, Clone)]
 pub(crate) struct Recipe {
     pub(crate) dir: PathBuf,
@@ -64,6 +64,12 @@ pub(crate) struct TreeRecipe {
     pub(crate) components: Vec<String>,
     pub(crate) variant: Variant,
     pub(crate) packages: Vec<String>,
+    /// The key that signs the archive, where that is not Debian's: a file beside the recipe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) keyring: Option<PathBuf>,
+    /// The recipe whose kept file, an archive of packages, is installed after these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) packages_from: Option<String>,
     /// A folder copied into the tree before packages are configured.
     pub(crate) early_files: Option<PathBuf>,
     /// Scripts that run when the packages are unpacked.
@@ -132,18 +138,7 @@ impl Recipe {
             path: path.clone(),
             reason,
         };
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let own: Table = toml::from_str(&text).map_err(|error| unusable(error.to_string()))?;
-        let (dir, table) = match own.get("like").and_then(Value::as_str) {
-            None => (dir.to_owned(), own),
-            Some(name) => {
-                let dir = dir.with_file_name(name);
-                let path = dir.join("recipe.toml");
-                let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-                let base = toml::from_str(&text).map_err(|error| unusable(error.to_string()))?;
-                (dir, like::derived(base, own).map_err(unusable)?)
-            }
-        };
+        let (dir, table) = whole_table(dir, &mut Vec::new())?;
         let file = RecipeFile::deserialize(table).map_err(|error| unusable(error.to_string()))?;
         let recipe = Self {
             dir,
@@ -176,7 +171,8 @@ impl Recipe {
             .extract_hooks
             .iter()
             .chain(&tree.customize_hooks)
-            .chain(&tree.early_files);
+            .chain(&tree.early_files)
+            .chain(&tree.keyring);
         for path in inside.chain(disk.map(|disk| &disk.files)) {
             if !relative(path) || !self.dir.join(path).exists() {
                 return Some(format!(
@@ -209,8 +205,12 @@ impl Recipe {
             .iter()
             .chain(&self.tree.customize_hooks)
             .chain(&self.tree.early_files)
+            .chain(&self.tree.keyring)
         {
             add_files(&mut hasher, &self.dir.join(path))?;
+        }
+        if let Some(name) = &self.tree.packages_from {
+            hasher.add("packages-from", Self::load(name)?.tree_key()?);
         }
         Ok(short(hasher))
     }
@@ -236,12 +236,35 @@ impl Recipe {
     }
 }
 
+/// What a recipe says with all that it is like, and the folder of the one that is like no other.
+fn whole_table(dir: &Path, seen: &mut Vec<PathBuf>) -> Result<(PathBuf, Table)> {
+    let path = dir.join("recipe.toml");
+    let unusable = |reason: String| Error::Recipe {
+        path: path.clone(),
+        reason,
+    };
+    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let own: Table = toml::from_str(&text).map_err(|error| unusable(error.to_string()))?;
+    let Some(name) = own.get("like").and_then(Value::as_str) else {
+        return Ok((dir.to_owned(), own));
+    };
+    let other = dir.with_file_name(name);
+    seen.push(dir.to_owned());
+    if seen.contains(&other) {
+        return Err(unusable(format!("it is like `{name}`, which is like it")));
+    }
+    let (root, base) = whole_table(&other, seen)?;
+    Ok((root, like::derived(base, own).map_err(unusable)?))
+}
+
 /// The recipe that an artifact is made by.
 pub(crate) fn recipe_of(artifact: Artifact) -> Result<Recipe> {
     Recipe::load(match artifact {
         Artifact::Toolbox => "toolbox",
         Artifact::ProxmoxTree | Artifact::ProxmoxLike => "proxmox-like",
         Artifact::Proxmox8Tree | Artifact::Proxmox8Like => "proxmox-8-like",
+        Artifact::Proxmox80Tree | Artifact::Proxmox80Like => "proxmox-8.0-like",
+        Artifact::UbuntuKernel => "ubuntu-kernel",
         Artifact::TruenasTree | Artifact::TruenasLike => "truenas-like",
         Artifact::ZfsModule => "zfs-module",
         Artifact::GuestPrograms => {
@@ -433,5 +456,11 @@ mod tests {
             "without a leading slash",
         );
         check("minbase", "extract", "use extract-hooks");
+        let name = dir.path().file_name().unwrap().to_str().unwrap();
+        check(
+            "summary",
+            &format!("like = \"{name}\"\nsummary"),
+            "which is like it",
+        );
     }
 }

@@ -16,12 +16,17 @@ use crate::recipe::{Recipe, Variant};
 /// A mirror of the user's own, in place of mmdebstrap's default.
 const MIRROR: &str = "LAB_DEBIAN_MIRROR";
 
+/// The copy of a recipe's keyring, with the ending by which apt knows its format.
+const KEYRING: &str = "archive.asc";
+
 /// Every file in an image is at most this old, and the same on each build: October 2025.
 pub(crate) const EPOCH: u64 = 1_760_000_000;
 
 /// What building a tree needs of the host.
 pub(crate) struct TreeBuilder<'a> {
     pub(crate) mmdebstrap: &'a Mmdebstrap,
+    /// An archive of packages to install after the recipe's own.
+    pub(crate) packages: Option<PathBuf>,
     pub(crate) privilege: Privilege,
     pub(crate) cancel: &'a Cancel,
     /// Lower than the others', for work that the rest does not wait for.
@@ -38,7 +43,7 @@ impl TreeBuilder<'_> {
         log: &Path,
         line: &dyn Fn(&str),
     ) -> Result<Facts> {
-        let hooks = Hooks::write(recipe, work)?;
+        let hooks = Hooks::write(recipe, self.packages.as_deref(), work)?;
         let scratch = work.join("scratch");
         fs::create_dir(&scratch).map_err(Error::io("make the folder", &scratch))?;
         let archive = if recipe.tree.keep.is_some() {
@@ -88,7 +93,7 @@ impl TreeBuilder<'_> {
         argv.push("LC_ALL=C.UTF-8".into());
         argv.push(option("TMPDIR=", scratch));
         argv.push(format!("SOURCE_DATE_EPOCH={EPOCH}").into());
-        argv.extend(self.mmdebstrap.argv());
+        argv.extend(self.mmdebstrap.argv(hooks.keyring(recipe).as_deref()));
         argv.push("--mode=root".into());
         argv.push(format!("--variant={}", tree.variant).into());
         argv.push(format!("--components={}", tree.components.join(",")).into());
@@ -117,6 +122,9 @@ impl TreeBuilder<'_> {
             Variant::Extract => ("--extract-hook=", &tree.extract_hooks),
             Variant::Minbase => ("--customize-hook=", &tree.customize_hooks),
         };
+        if self.packages.is_some() {
+            argv.push(option(kind, &hooks.script("packages")));
+        }
         for script in scripts {
             argv.push(option(kind, &recipe.dir.join(script)));
         }
@@ -128,8 +136,9 @@ impl TreeBuilder<'_> {
         });
         argv.push(tree.suite.clone().into());
         argv.push(archive.map_or("-".into(), |path| path.as_os_str().to_owned()));
-        if let Some(mirror) = std::env::var_os(MIRROR).filter(|mirror| !mirror.is_empty()) {
-            argv.push(mirror);
+        let mirror = std::env::var_os(MIRROR).filter(|mirror| !mirror.is_empty());
+        if tree.keyring.is_none() {
+            argv.extend(mirror);
         }
         argv
     }
@@ -147,7 +156,7 @@ struct Hooks {
 }
 
 impl Hooks {
-    fn write(recipe: &Recipe, work: &Path) -> Result<Self> {
+    fn write(recipe: &Recipe, packages: Option<&Path>, work: &Path) -> Result<Self> {
         let dir = work.join("hooks");
         fs::create_dir(&dir).map_err(Error::io("make the folder", &dir))?;
         let hooks = Self { dir };
@@ -176,6 +185,22 @@ impl Hooks {
         }
         hooks.add("early", &early)?;
 
+        if let Some(keyring) = &tree.keyring {
+            // A checkout in a home folder cannot be read by the user that apt checks signatures as.
+            let (from, to) = (recipe.dir.join(keyring), hooks.dir.join(KEYRING));
+            fs::copy(&from, to).map_err(Error::io("copy", &from))?;
+        }
+
+        if let Some(packages) = packages {
+            let to = hooks.dir.join("packages.tar");
+            fs::copy(packages, to).map_err(Error::io("copy", packages))?;
+            let install = "mkdir \"$1/packages\"\n\
+                 tar --extract --directory \"$1/packages\" --file \"$here/packages.tar\"\n\
+                 chroot \"$1\" sh -c 'dpkg --install /packages/*.deb'\n\
+                 rm -r \"$1/packages\"\n";
+            hooks.add("packages", install)?;
+        }
+
         let mut describe = match tree.variant {
             Variant::Extract => "ls \"$1/var/cache/apt/archives\" >\"$here/packages\"\n".to_owned(),
             Variant::Minbase => "cp \"$1/var/lib/dpkg/status\" \"$here/packages\"\n".to_owned(),
@@ -199,6 +224,12 @@ impl Hooks {
 
     fn script(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// The key of an archive that is not Debian's.
+    fn keyring(&self, recipe: &Recipe) -> Option<PathBuf> {
+        let own = recipe.tree.keyring.as_ref();
+        own.map(|_| self.dir.join(KEYRING))
     }
 
     fn kept(&self) -> PathBuf {

@@ -151,13 +151,15 @@ impl Workshop<'_> {
     fn check_space(&self, artifact: Artifact) -> Result<()> {
         // What the build takes at its peak, the tree and its archive side by side.
         let needed_mib = match artifact {
-            Artifact::GuestPrograms => 200,
+            Artifact::GuestPrograms | Artifact::UbuntuKernel => 200,
             Artifact::Toolbox => 800,
             Artifact::ProxmoxTree
             | Artifact::Proxmox8Tree
+            | Artifact::Proxmox80Tree
             | Artifact::TruenasTree
             | Artifact::ProxmoxLike
             | Artifact::Proxmox8Like
+            | Artifact::Proxmox80Like
             | Artifact::TruenasLike => 2000,
             Artifact::ZfsModule => 1500,
         };

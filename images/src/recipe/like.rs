@@ -6,9 +6,6 @@ use toml::{Table, Value};
 /// such as `disk.mask` or, an item of a list, `tree.packages.dbus`, with the items of lists that its `with` names in
 /// the same way, and with its own values in place of the other's.
 pub(super) fn derived(mut base: Table, mut own: Table) -> Result<Table, String> {
-    if base.contains_key("like") {
-        return Err("it is like a recipe that is itself like another".to_owned());
-    }
     own.remove("like");
     for path in paths(&mut own, "without")? {
         if !remove(&mut base, &path) {

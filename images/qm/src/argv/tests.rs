@@ -25,6 +25,7 @@ fn build(text: &str) -> Result<Vec<String>, String> {
         &Sysfs::new(fake.root().join("sys")),
         &config.main,
         is_q35(&config.main),
+        &mut |line| panic!("{line}"),
     );
     let hostpci = choose(parsed.map_err(|error| error.to_string())?, &mut |_| true)
         .map_err(|error| error.to_string())?;

@@ -56,13 +56,14 @@ pub fn parse_all(
     sysfs: &Sysfs,
     config: &Section,
     q35: bool,
+    warn: &mut dyn FnMut(&str),
 ) -> Result<Vec<HostPci>, PciError> {
     let mut found: Vec<HostPci> = Vec::new();
     for index in 0..MAX_DEVICES {
         let Some(value) = config.get(&format!("hostpci{index}")) else {
             continue;
         };
-        let parsed = parse(host, sysfs, index, value)?;
+        let parsed = parse(host, sysfs, index, value, warn)?;
         if parsed.pcie && !q35 {
             return Err(PciError::NotQ35);
         }
@@ -76,7 +77,13 @@ pub fn parse_all(
     Ok(found)
 }
 
-fn parse(host: &Host, sysfs: &Sysfs, index: u32, value: &str) -> Result<HostPci, PciError> {
+fn parse(
+    host: &Host,
+    sysfs: &Sysfs,
+    index: u32,
+    value: &str,
+    warn: &mut dyn FnMut(&str),
+) -> Result<HostPci, PciError> {
     let mut properties = parse_properties(&HOSTPCI, value)?;
     let mut parsed = HostPci {
         index,
@@ -87,7 +94,7 @@ fn parse(host: &Host, sysfs: &Sysfs, index: u32, value: &str) -> Result<HostPci,
         (None, None) => return Err(PciError::NeitherHostNorMapping),
         (Some(path), None) => vec![path],
         (None, Some(name)) => {
-            let mapping = mapping::find(host, sysfs, &name)?;
+            let mapping = mapping::find(host, sysfs, &name, warn)?;
             parsed.live_migration = mapping.live_migration;
             mapping.paths
         }
@@ -219,8 +226,10 @@ mod tests {
         let host = Host::under(fake.root());
         let (config, _) = config::parse(100, text);
         let q35 = config.main.get("machine") == Some("q35");
-        let found = parse_all(&host, &fake.sysfs(), &config.main, q35)
-            .and_then(|parsed| choose(parsed, &mut |_| true));
+        let found = parse_all(&host, &fake.sysfs(), &config.main, q35, &mut |line| {
+            panic!("{line}")
+        })
+        .and_then(|parsed| choose(parsed, &mut |_| true));
         match (&found, expected) {
             (Ok(found), Ok(expected)) => {
                 let shown: Vec<String> = found

@@ -48,18 +48,40 @@ pub struct Mapping {
     pub live_migration: bool,
 }
 
-/// Looks a mapping up and checks that the hardware is still what it says.
-pub fn find(host: &Host, sysfs: &Sysfs, name: &str) -> Result<Mapping, PciError> {
-    let text = fs::read_to_string(host.config_root.join("mapping/pci.cfg")).unwrap_or_default();
+/// The file, below `/etc/pve`.
+const FILE: &str = "mapping/pci.cfg";
+
+/// Looks a mapping up and checks that the hardware is still what it says. A `map` that cannot be read is left out and
+/// said to `warn` (pve-common, SectionConfig.pm, `parse_config`).
+pub fn find(
+    host: &Host,
+    sysfs: &Sysfs,
+    name: &str,
+    warn: &mut dyn FnMut(&str),
+) -> Result<Mapping, PciError> {
+    let text = fs::read_to_string(host.config_root.join(FILE)).unwrap_or_default();
     let node = host.node();
     let lines: Vec<_> = section(&text, name).collect();
-    let is_set = |key: &str| lines.contains(&(key, "1"));
+    let is_set = |wanted: &str| {
+        lines
+            .iter()
+            .any(|&(_, key, value)| (key, value) == (wanted, "1"))
+    };
     let mut found = Mapping {
         live_migration: is_set("live-migration-capable"),
         ..Mapping::default()
     };
-    for (_, value) in lines.iter().filter(|(key, _)| *key == "map") {
-        let map = parse_properties(&MAP, value)?;
+    for (number, _, value) in lines.iter().filter(|(_, key, _)| *key == "map") {
+        let map = match parse_properties(&MAP, value) {
+            Ok(map) => map,
+            Err(error) => {
+                warn(&format!(
+                    "file /etc/pve/{FILE} line {number} (section '{name}') - unable to parse value of 'map': \
+                     invalid format - {error}"
+                ));
+                continue;
+            }
+        };
         if map.get("node").is_some_and(|on| *on == node) {
             assert_valid(sysfs, name, &map, is_set("mdev")).map_err(PciError::MappingInvalid)?;
             found.paths.extend(map.get("path").cloned());
@@ -72,14 +94,17 @@ pub fn find(host: &Host, sysfs: &Sysfs, name: &str) -> Result<Mapping, PciError>
     }
 }
 
-/// The `key value` lines below the line that is just the name.
-fn section<'a>(text: &'a str, name: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
+/// The `key value` lines below the line that is just the name, each with its number.
+fn section<'a>(text: &'a str, name: &str) -> impl Iterator<Item = (usize, &'a str, &'a str)> {
     text.lines()
-        .skip_while(move |line| line.trim_end() != name)
+        .zip(1..)
+        .skip_while(move |(line, _)| line.trim_end() != name)
         .skip(1)
-        .take_while(|line| line.starts_with([' ', '\t']))
-        .filter_map(|line| line.trim().split_once(char::is_whitespace))
-        .map(|(key, value)| (key, value.trim()))
+        .take_while(|(line, _)| line.starts_with([' ', '\t']))
+        .filter_map(|(line, number)| {
+            let (key, value) = line.trim().split_once(char::is_whitespace)?;
+            Some((number, key, value.trim()))
+        })
 }
 
 /// Checks every device of a list: all are to be of the kind that the map names, and the first is to be in its group.
@@ -149,7 +174,7 @@ mod tests {
         fs::create_dir_all(host.proc.join("sys/kernel")).unwrap();
         fs::write(host.config_root.join("mapping/pci.cfg"), config).unwrap();
         fs::write(host.proc.join("sys/kernel/hostname"), "pve\n").unwrap();
-        let found = find(&host, &fake.sysfs(), name);
+        let found = find(&host, &fake.sysfs(), name, &mut |line| panic!("{line}"));
         match (&found, expected) {
             (Ok(mapping), Ok(paths)) => assert_eq!(mapping.paths, paths, "{config}"),
             (Err(error), Err(message)) => assert_eq!(error.to_string(), message, "{config}"),
@@ -171,6 +196,29 @@ mod tests {
     #[test]
     fn alternatives_of_this_node() {
         check(CONFIG, "nas-hba", Ok(&["0000:00:1f.2", "0000:01:00.0"]));
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_is_named_and_left_out() {
+        let fake = FakeHost::q35();
+        let host = Host::under(fake.root());
+        let config = CONFIG.replace(",node=pve,path=0000:01:00.0", ",node=pve");
+        fs::create_dir_all(host.config_root.join("mapping")).unwrap();
+        fs::create_dir_all(host.proc.join("sys/kernel")).unwrap();
+        fs::write(host.config_root.join(FILE), config).unwrap();
+        fs::write(host.proc.join("sys/kernel/hostname"), "pve\n").unwrap();
+        let mut warnings = Vec::new();
+        let found = find(&host, &fake.sysfs(), "nas-hba", &mut |line| {
+            warnings.push(line.to_owned())
+        });
+        assert_eq!(found.unwrap().paths, ["0000:00:1f.2"]);
+        assert_eq!(
+            warnings,
+            [
+                "file /etc/pve/mapping/pci.cfg line 7 (section 'nas-hba') - unable to parse value of 'map': \
+                 invalid format - format error\npath: property is missing and it is not optional\n"
+            ]
+        );
     }
 
     #[test]

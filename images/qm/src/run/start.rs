@@ -83,7 +83,7 @@ fn launch(
 ) -> Result<(), RunError> {
     let sysfs = Sysfs::new(&host.sysfs);
     let runs = |other: u32| running(host, other);
-    let parsed = pci::parse_all(host, &sysfs, config, argv::is_q35(config))?;
+    let parsed = pci::parse_all(host, &sysfs, config, argv::is_q35(config), warn)?;
     let chosen = pci::choose(parsed, &mut |devices| {
         let ids: Vec<String> = devices.iter().map(|device| device.id.clone()).collect();
         pci::reserve(host, vmid, &ids, Holder::Time(10), &runs, &mut |_| {}).is_ok()
@@ -167,6 +167,7 @@ pub fn show_command(
             &Sysfs::new(&host.sysfs),
             section,
             argv::is_q35(section),
+            warn,
         )?;
         facts::gather(host, vmid, section, pci::choose(parsed, &mut |_| true)?)?
     };
