@@ -216,7 +216,7 @@ mod tests {
             warnings,
             [
                 "file /etc/pve/mapping/pci.cfg line 7 (section 'nas-hba') - unable to parse value of 'map': \
-                 invalid format - format error\npath: property is missing and it is not optional\n"
+                 invalid format - format error\npath: property is missing and it is not optional"
             ]
         );
     }
