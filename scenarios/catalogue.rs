@@ -3,6 +3,7 @@
 //! `LAB_DENY_SKIPS=1` makes a skip a failure. What else `cargo xtask lab` reads from the environment counts here too.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
@@ -28,7 +29,16 @@ struct Environment {
     deny_skips: bool,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    drive().unwrap_or_else(|error| {
+        // Not left to the runtime, which would add a backtrace that says nothing to an author.
+        // Nobody is left to tell of what stderr did not take.
+        drop(writeln!(std::io::stderr(), "error: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+fn drive() -> anyhow::Result<ExitCode> {
     let mut arguments = Arguments::from_args();
     // The engine decides what runs side by side.
     arguments.test_threads = Some(1);

@@ -10,7 +10,7 @@ use std::process::Command;
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
-use support::{Lab, cache, scenario, signal};
+use support::{Lab, cache, scenario, scenarios, signal, turn};
 
 #[test]
 fn a_request_to_stop_ends_everything_and_says_so() {
@@ -102,6 +102,51 @@ fn an_agent_that_stalls_is_a_timeout() {
         assert_eq!(seen.matches(part).count(), times, "{part}: {seen}");
     }
     lab.assert_nothing_left();
+}
+
+#[test]
+fn a_host_that_cannot_be_built_is_the_trouble_of_its_own_scenarios() {
+    let lacking = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(cache()).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name();
+        let own = ["runs", "tmp", "proxmox-8-tree", "proxmox-8-like"];
+        if !own.iter().any(|own| name == *own) {
+            std::os::unix::fs::symlink(entry.path(), lacking.path().join(name)).unwrap();
+        }
+    }
+    let folder = scenarios("fault", &scenario("true"));
+    let old = "summary = \"The older host\"\niommu = \"none\"\nhost = \"debian-12\"\n";
+    fs::write(folder.path().join("labs/old.toml"), old).unwrap();
+    for name in ["older", "oldest"] {
+        let older = scenario("true").replace("bare", "old");
+        fs::write(folder.path().join(format!("{name}.toml")), older).unwrap();
+    }
+    let _turn = turn();
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["lab", "--cache"])
+        .arg(lacking.path())
+        .arg("--scenarios")
+        .arg(folder.path())
+        // Nobody listens there.
+        .env("LAB_DEBIAN_MIRROR", "http://127.0.0.1:9/debian")
+        .env("INSTA_UPDATE", "always")
+        .env_remove("CI")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("1 held, 2 failed"), "{said}");
+    assert_eq!(
+        said.matches("cannot reach the Debian mirror").count(),
+        2,
+        "{said}"
+    );
+    assert_eq!(
+        said.matches("proxmox-8-tree: building").count(),
+        1,
+        "{said}"
+    );
 }
 
 /// A cache on a file system of its own that is all but full, with the images of the real one.

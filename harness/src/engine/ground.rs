@@ -95,7 +95,7 @@ pub struct Ground {
     scenarios: PathBuf,
     store: Option<(Store, Records)>,
     takes_checkpoints: bool,
-    hosts: Mutex<HashMap<HostImage, DiskImage>>,
+    hosts: Mutex<HashMap<HostImage, Result<DiskImage, Arc<images::Error>>>>,
     timings: Timings,
     stop: watch::Receiver<bool>,
 }
@@ -193,23 +193,33 @@ impl Ground {
     }
 
     /// Makes sure that the disk of a lab's host is there; one that few labs need is built now.
-    async fn fetch_host(&self, lab: &Lab) -> Result<(), SessionError> {
+    /// What went wrong once is not tried again.
+    pub(super) async fn fetch_host(&self, lab: &Lab) -> Result<(), SessionError> {
         let (images, host) = (self.images.clone(), lab.host.image());
-        if lock(&self.hosts).contains_key(&host) {
-            return Ok(());
+        let shared = |error: &Arc<images::Error>| images::Error::Shared(Arc::clone(error)).into();
+        if let Some(known) = lock(&self.hosts).get(&host) {
+            return known.as_ref().map(|_| ()).map_err(shared);
         }
         let build_host =
             move |observer: &dyn Observer, cancel: &Cancel| images.host(host, observer, cancel);
-        let image = build(&self.observer, &mut self.stop.clone(), build_host).await?;
+        let image = match build(&self.observer, &mut self.stop.clone(), build_host).await {
+            Ok(image) => Ok(image),
+            Err(SessionError::Images(error)) => Err(Arc::new(error)),
+            Err(other) => return Err(other),
+        };
+        let outcome = image.as_ref().map(|_| ()).map_err(shared);
         lock(&self.hosts).insert(host, image);
-        Ok(())
+        outcome
     }
 
     /// The images that a lab's system disks begin as: the host's, then the NAS guest's.
     pub(super) fn disk_images(&self, lab: &Lab) -> [DiskImage; 2] {
         let hosts = lock(&self.hosts);
         // Planning has fetched the others.
-        let host = hosts.get(&lab.host.image()).unwrap_or(&self.images.proxmox);
+        let host = match hosts.get(&lab.host.image()) {
+            Some(Ok(image)) => image,
+            _ => &self.images.proxmox,
+        };
         [host.clone(), self.images.truenas.clone()]
     }
 

@@ -13,7 +13,7 @@ use super::ground::{SessionError, lock, memory_of};
 use super::session::Session;
 use crate::event::Verdict;
 use crate::host;
-use crate::plan::Plan;
+use crate::plan::{Plan, first_lab};
 use crate::scenario::Scenario;
 
 /// How far each scenario under way has come: the moves that it has behind it.
@@ -75,7 +75,8 @@ impl Session {
     /// name; what was not begun has none.
     ///
     /// # Errors
-    /// When an image that only some of them need cannot be had.
+    /// When it is stopped before the first begins. An image that only some of them need and that cannot be had is in
+    /// the verdicts of those.
     pub async fn run_all(
         &self,
         scenarios: &[&Scenario],
@@ -100,6 +101,16 @@ impl Session {
         work: impl AsyncFn(&Scenario),
     ) -> Result<(), SessionError> {
         let work = &work;
+        let mut able = Vec::new();
+        for scenario in scenarios {
+            match self.ground.fetch_host(first_lab(scenario)).await {
+                Ok(()) => able.push(*scenario),
+                Err(SessionError::Interrupted) => return Err(SessionError::Interrupted),
+                // Its verdict says why; the others do without that image.
+                Err(_) => work(scenario).await,
+            }
+        }
+        let scenarios = &able[..];
         let plan = self.plan(scenarios.iter().copied()).await?;
         let mut waiting = plan.in_order();
         let mut running: Vec<usize> = Vec::new();
