@@ -138,7 +138,7 @@ fn a_host_that_cannot_be_built_is_the_trouble_of_its_own_scenarios() {
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("1 held, 2 failed"), "{said}");
     assert_eq!(
-        said.matches("cannot reach the Debian mirror").count(),
+        said.matches("cannot reach the archive of packages").count(),
         2,
         "{said}"
     );

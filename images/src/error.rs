@@ -69,19 +69,19 @@ pub enum Error {
         reason: String,
     },
 
-    /// The mirror does not answer.
+    /// An archive does not answer.
     #[error(
-        "cannot reach the Debian mirror ({reason}); check the network and the proxy settings (http_proxy), or name a mirror with LAB_DEBIAN_MIRROR=URL"
+        "cannot reach the archive of packages ({reason}); check the network and the proxy settings (http_proxy); LAB_DEBIAN_MIRROR=URL names another mirror of Debian's"
     )]
     Network {
         /// apt's own words.
         reason: String,
     },
 
-    /// apt refused what the mirror sent.
+    /// apt refused what an archive sent.
     #[error(
-        "apt could not verify the signature of the Debian archive ({reason}); the host's Debian keyring may be too old: \
-         sudo apt-get install debian-archive-keyring, and if LAB_DEBIAN_MIRROR is set, try without it"
+        "apt could not verify the signature of the archive of packages ({reason}); if it is Debian's, the host's keyring may be \
+         too old: sudo apt-get install debian-archive-keyring, and if LAB_DEBIAN_MIRROR is set, try without it"
     )]
     Signature {
         /// apt's own words.

@@ -54,8 +54,12 @@ struct RecipeFile {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct TreeRecipe {
-    /// The suite that is asked of mmdebstrap.
+    /// The suite that packages are taken from.
     pub(crate) suite: String,
+    /// A suite of the same archive by which mmdebstrap knows where that is. It knows old ones by itself, and newer ones of
+    /// other archives than Debian's only from the host's package `distro-info-data`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) archive_of: Option<String>,
     /// Further suites of the same mirror.
     #[serde(default)]
     pub(crate) also_suites: Vec<String>,

@@ -134,7 +134,7 @@ impl TreeBuilder<'_> {
         } else {
             "--format=null".into()
         });
-        argv.push(tree.suite.clone().into());
+        argv.push(tree.archive_of.as_ref().unwrap_or(&tree.suite).into());
         argv.push(archive.map_or("-".into(), |path| path.as_os_str().to_owned()));
         let mirror = std::env::var_os(MIRROR).filter(|mirror| !mirror.is_empty());
         if tree.keyring.is_none() {
@@ -162,19 +162,22 @@ impl Hooks {
         let hooks = Self { dir };
         let tree = &recipe.tree;
 
-        // Further suites come from the mirror that mmdebstrap chose, so no recipe names one.
-        let also: String = tree
-            .also_suites
-            .iter()
-            .map(|suite| {
-                format!(
-                    "sed -n 's|^\\(deb .*\\) {} \\(.*\\)$|\\1 {suite} \\2|p' \"$1/etc/apt/sources.list\" \
-                     >\"$1/etc/apt/sources.list.d/{suite}.list\"\n",
-                    tree.suite
-                )
-            })
-            .collect();
-        hooks.add("setup", &also)?;
+        // Suites come from the mirror that mmdebstrap chose, so no recipe names one.
+        let mut suites = String::new();
+        if let Some(known) = &tree.archive_of {
+            suites.push_str(&format!(
+                "sed -i 's|^\\(deb .*\\) {known}\\([- ]\\)|\\1 {}\\2|' \"$1/etc/apt/sources.list\"\n",
+                tree.suite
+            ));
+        }
+        for suite in &tree.also_suites {
+            suites.push_str(&format!(
+                "sed -n 's|^\\(deb .*\\) {} \\(.*\\)$|\\1 {suite} \\2|p' \"$1/etc/apt/sources.list\" \
+                 >\"$1/etc/apt/sources.list.d/{suite}.list\"\n",
+                tree.suite
+            ));
+        }
+        hooks.add("setup", &suites)?;
 
         let mut early = String::new();
         if let Some(files) = &tree.early_files {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::join_all;
 use images::{Cache, Cancel, DiskImage, HostImage, ImageSet, Observer, Toolbox};
 use tokio::sync::watch;
 
@@ -155,6 +156,7 @@ impl Ground {
     /// # Errors
     /// When such an image cannot be had.
     pub async fn plan(&self, scenarios: &[&Scenario]) -> Result<Plan, SessionError> {
+        self.fetch_hosts(scenarios).await;
         for scenario in scenarios {
             self.fetch_host(first_lab(scenario)).await?;
         }
@@ -190,6 +192,14 @@ impl Ground {
             vm_config: nas::CONFIG.to_owned(),
             format: FORMAT,
         }
+    }
+
+    /// Makes the disks of all hosts that these scenarios need, side by side, as far as they can be had.
+    pub(super) async fn fetch_hosts(&self, scenarios: &[&Scenario]) {
+        let labs = scenarios.iter().map(|scenario| first_lab(scenario));
+        let hosts: HashMap<HostImage, &Lab> = labs.map(|lab| (lab.host.image(), lab)).collect();
+        // Whoever needs one asks for it again, and hears what went wrong.
+        drop(join_all(hosts.into_values().map(|lab| self.fetch_host(lab))).await);
     }
 
     /// Makes sure that the disk of a lab's host is there; one that few labs need is built now.

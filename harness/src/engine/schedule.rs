@@ -102,6 +102,7 @@ impl Session {
     ) -> Result<(), SessionError> {
         let work = &work;
         let mut able = Vec::new();
+        self.ground.fetch_hosts(scenarios).await;
         for scenario in scenarios {
             match self.ground.fetch_host(first_lab(scenario)).await {
                 Ok(()) => able.push(*scenario),
