@@ -299,7 +299,7 @@ mod tests {
         };
         check(
             "Err:1 Temporary failure resolving (mirror)",
-            "cannot reach the Debian mirror",
+            "cannot reach the archive of packages",
         );
         check(
             "W: GPG error: NO_PUBKEY 0123",
