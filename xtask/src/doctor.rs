@@ -118,5 +118,5 @@ fn skips(machine: &Machine, cache: &Cache) -> anyhow::Result<bool> {
 }
 
 fn row(what: &str, value: &str) {
-    println!("{what:<14} {value}");
+    println!("{what:<16} {value}");
 }

@@ -93,7 +93,7 @@ fn list(cache: &Cache) -> anyhow::Result<Exit> {
             )
         });
         println!(
-            "{:<15} {:.12}  {:<10} {:>10}  {}",
+            "{:<16} {:.12}  {:<10} {:>10}  {}",
             entry.artifact.to_string(),
             entry.key,
             state,
@@ -109,7 +109,7 @@ fn verify(cache: &Cache, cancel: &Cancel) -> anyhow::Result<Exit> {
     let verdicts = images::verify(cache, cancel, &mut |verdict| {
         let word = verdict.problem.as_deref().unwrap_or("whole");
         println!(
-            "{:<15} {:.12}  {word}",
+            "{:<16} {:.12}  {word}",
             verdict.entry.artifact.to_string(),
             verdict.entry.key
         );
