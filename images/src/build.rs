@@ -29,6 +29,14 @@ const MODULES: &str = "modules.tar";
 /// The file of a folder of packages.
 const PACKAGES: &str = "packages.tar";
 
+/// Each disk and its tree. ZFS takes longest by far, so it is not the last to start.
+const DISKS: [(ImageName, Artifact); 4] = [
+    (ImageName::TruenasLike, Artifact::TruenasTree),
+    (ImageName::ProxmoxLike, Artifact::ProxmoxTree),
+    (ImageName::Proxmox8Like, Artifact::Proxmox8Tree),
+    (ImageName::Proxmox80Like, Artifact::Proxmox80Tree),
+];
+
 /// A disk to lay qcow2 overlays over.
 #[derive(Debug, Clone)]
 pub struct DiskImage {
@@ -126,19 +134,12 @@ pub fn ensure(
     })?;
     std::thread::scope(|scope| {
         let toolbox = build.start(scope, Artifact::Toolbox, |build| build.toolbox());
-        // ZFS takes longest by far, so it is not the last to start.
-        const ORDER: [ImageName; 4] = [
-            ImageName::TruenasLike,
-            ImageName::ProxmoxLike,
-            ImageName::Proxmox8Like,
-            ImageName::Proxmox80Like,
-        ];
-        let disks: Vec<_> = ORDER
+        let disks: Vec<_> = DISKS
             .into_iter()
-            .filter(|name| which.contains(name))
-            .map(|name| {
-                let artifact = name.artifact();
-                let making = build.start(scope, artifact, move |build| build.image(artifact));
+            .filter(|(name, _)| which.contains(name))
+            .map(|(name, tree)| {
+                let disk = name.artifact();
+                let making = build.start(scope, disk, move |build| build.image(disk, tree));
                 (name, making)
             })
             .collect();
@@ -300,15 +301,17 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// One of the disks.
-    fn image(&self, artifact: Artifact) -> Result<DiskImage> {
-        self.disk(artifact, |recipe| match artifact {
-            Artifact::Proxmox8Like => Ok((self.tree(Artifact::Proxmox8Tree, recipe, TREE)?, None)),
-            Artifact::Proxmox80Like => {
-                Ok((self.tree(Artifact::Proxmox80Tree, recipe, TREE)?, None))
+    /// One of the disks, and what it is made from.
+    fn image(&self, disk: Artifact, tree: Artifact) -> Result<DiskImage> {
+        self.disk(disk, |recipe| {
+            let modules = recipe
+                .disk
+                .as_ref()
+                .and_then(|disk| disk.modules_from.as_ref());
+            match modules {
+                Some(_) => self.tree_with_zfs(tree, recipe),
+                None => Ok((self.tree(tree, recipe, TREE)?, None)),
             }
-            Artifact::TruenasLike => self.tree_with_zfs(Artifact::TruenasTree, recipe),
-            _ => self.tree_with_zfs(Artifact::ProxmoxTree, recipe),
         })
     }
 
