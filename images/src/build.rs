@@ -71,12 +71,10 @@ pub struct ImageSet {
     /// L2's disk.
     pub truenas: DiskImage,
     cache: Cache,
-    /// The disks of the other hosts, as far as they were asked for.
-    others: Arc<Mutex<BTreeMap<ImageName, DiskImage>>>,
 }
 
 impl ImageSet {
-    /// The disk of a host; one that few labs need is made when it is first asked for, which takes minutes.
+    /// The disk of a host; one that few labs need is made, if it is not there, which takes minutes.
     pub fn host(
         &self,
         host: HostImage,
@@ -87,13 +85,8 @@ impl ImageSet {
             return Ok(self.proxmox.clone());
         }
         let name = host.name();
-        let others = || self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(image) = others().get(&name) {
-            return Ok(image.clone());
-        }
         let mut built = ensure(&self.cache, &[name], observer, cancel)?;
-        let image = built.disks.remove(&name).ok_or(Error::Cancelled)?;
-        Ok(others().entry(name).or_insert(image).clone())
+        built.disks.remove(&name).ok_or(Error::Cancelled)
     }
 }
 
@@ -107,7 +100,6 @@ pub fn ensure_all(cache: &Cache, observer: &dyn Observer, cancel: &Cancel) -> Re
         proxmox: disk(ImageName::ProxmoxLike)?,
         truenas: disk(ImageName::TruenasLike)?,
         cache: cache.clone(),
-        others: Arc::default(),
     })
 }
 

@@ -189,7 +189,8 @@ impl Hooks {
         hooks.add("early", &early)?;
 
         if let Some(keyring) = &tree.keyring {
-            // A checkout in a home folder cannot be read by the user that apt checks signatures as.
+            // The user that apt checks signatures as can read the scratch folder's neighbours if it can read anything here; a
+            // checkout in a home folder it cannot.
             let (from, to) = (recipe.dir.join(keyring), hooks.dir.join(KEYRING));
             fs::copy(&from, to).map_err(Error::io("copy", &from))?;
         }
