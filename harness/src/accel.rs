@@ -32,6 +32,17 @@ pub enum Accelerator {
 }
 
 impl Accelerator {
+    /// QEMU's machine, and what of it this accelerator needs.
+    ///
+    /// KVM: VT-d remaps interrupts only with the I/O interrupt controller in QEMU (`kernel-irqchip=split`). Nothing
+    /// here needs system management mode, and a KVM that is itself nested can fail at its first entry (bcvk#145).
+    pub(crate) const fn machine(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "q35,kernel-irqchip=split,smm=off",
+            Accelerator::Tcg => "q35",
+        }
+    }
+
     /// How long things may take.
     pub const fn deadlines(self) -> Deadlines {
         match self {
@@ -95,6 +106,11 @@ pub enum Vendor {
 const TCG_CPU: &str = "max,la57=off,erms=off,fsrm=off,smap=off,pku=off,mpx=off,xsave=off,avx=off,avx2=off,f16c=off,fma=off,\
     vaes=off,aes=off,pclmulqdq=off,sha-ni=off";
 
+/// The CPU model for KVM: the machine's own, without `fsrm`. Linux copies by `rep movsb` where that is there, also into a device's
+/// registers, and KVM hands those to QEMU byte by byte, which an AHCI controller takes for as many values
+/// (`dma-beyond-memory` writes such registers through sysfs).
+const KVM_CPU: &str = "host,fsrm=off";
+
 /// What was chosen, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Choice {
@@ -110,8 +126,25 @@ impl Choice {
     /// QEMU's name of the CPU model that the lab's host gets.
     pub const fn cpu_model(&self) -> &'static str {
         match self.accelerator {
-            Accelerator::Kvm => "host",
+            Accelerator::Kvm => KVM_CPU,
             Accelerator::Tcg => TCG_CPU,
+        }
+    }
+
+    /// The CPU model that the lab's host gets where a person named one. Under KVM, QEMU's named models come without nested
+    /// virtualization; `host` and `max` have it.
+    pub fn named_cpu_model(&self, named: String) -> String {
+        let own = named
+            .split(',')
+            .next()
+            .is_some_and(|name| matches!(name, "host" | "max"));
+        let feature = match self.nested_vendor {
+            Vendor::Intel => "vmx",
+            Vendor::Amd => "svm",
+        };
+        match self.accelerator {
+            Accelerator::Kvm if !own && !named.contains(feature) => format!("{named},+{feature}"),
+            Accelerator::Kvm | Accelerator::Tcg => named,
         }
     }
 
@@ -228,6 +261,27 @@ mod tests {
             text.contains("KVM was asked for") && text.contains("next step: "),
             "{text}"
         );
+    }
+
+    #[test]
+    fn under_kvm_a_named_model_gets_the_nested_virtualization_that_qemu_leaves_out() {
+        let choice = |accelerator, nested_vendor| Choice {
+            accelerator,
+            nested_vendor,
+            reason: String::new(),
+        };
+        let intel = choice(Accelerator::Kvm, Vendor::Intel);
+        for (named, expected) in [
+            ("Skylake-Server", "Skylake-Server,+vmx"),
+            ("Skylake-Server,vmx=on", "Skylake-Server,vmx=on"),
+            ("host,la57=off", "host,la57=off"),
+        ] {
+            assert_eq!(intel.named_cpu_model(named.to_owned()), expected);
+        }
+        let amd = choice(Accelerator::Kvm, Vendor::Amd);
+        assert_eq!(amd.named_cpu_model("EPYC-v4".to_owned()), "EPYC-v4,+svm");
+        let tcg = choice(Accelerator::Tcg, Vendor::Amd);
+        assert_eq!(tcg.named_cpu_model("EPYC-v4".to_owned()), "EPYC-v4");
     }
 
     #[tokio::test]

@@ -73,8 +73,29 @@ pub fn processor_name() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// The processor's model and features, as far as a guest that is given all of it could tell.
+/// What a guest that is given all of the processor could tell: its model and features, and the kernel with KVM's parameters, which
+/// decide what of nested virtualization it is offered.
 pub fn processor() -> String {
+    let mut told = vec![processor_features()];
+    let release = "/proc/sys/kernel/osrelease";
+    let parameters =
+        ["kvm", "kvm_intel", "kvm_amd"].map(|name| format!("/sys/module/{name}/parameters"));
+    let mut files: Vec<PathBuf> = parameters
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .collect();
+    files.sort();
+    files.insert(0, release.into());
+    for file in files {
+        // What cannot be read tells a guest nothing either.
+        let value = std::fs::read_to_string(&file).unwrap_or_default();
+        told.push(format!("{}={}", file.display(), value.trim()));
+    }
+    told.join("\n")
+}
+
+fn processor_features() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let first = text.split("\n\n").next().unwrap_or_default();
     // Clock and power change from one look to the next.

@@ -55,12 +55,13 @@ pub(super) async fn run(
     for dir in qemu.data_dirs() {
         command.arg("-L").arg(dir);
     }
-    let machine = match accelerator {
-        Accelerator::Kvm => "q35,kernel-irqchip=split",
-        Accelerator::Tcg => "q35",
-    };
     command.args(["-no-user-config", "-nodefaults", "-display", "none"]);
-    command.args(["-machine", machine, "-accel", &accelerator.to_string()]);
+    command.args([
+        "-machine",
+        accelerator.machine(),
+        "-accel",
+        &accelerator.to_string(),
+    ]);
     command.args(["-cpu", choice.cpu_model(), "-m", "64", "-no-reboot"]);
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]);
     command.arg("-drive");
@@ -73,8 +74,11 @@ pub(super) async fn run(
 
     let process = Process::spawn(command, &folder.join("qemu.log")).map_err(io::Error::other)?;
     let Ok(status) = tokio::time::timeout(LIMIT, process.wait()).await else {
+        let words = process.last_words();
         process.kill().await;
-        return Ok(Ran::Hung);
+        // A KVM that cannot enter the guest says so and leaves QEMU standing.
+        let complaint = words.lines().find(|line| line.starts_with("KVM"));
+        return Ok(complaint.map_or(Ran::Hung, |line| Ran::Failed(line.to_owned())));
     };
     let written = std::fs::read(&output).unwrap_or_default();
     if status.code() == Some(EXIT_CODE)

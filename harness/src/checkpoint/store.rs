@@ -19,8 +19,9 @@ const META: &str = "meta.json";
 const LOCK: &str = "in-use";
 /// What the name of an unfinished checkpoint's folder begins with.
 const DRAFT: &str = "draft-";
-/// What is left free on the disk whatever the budget says.
-const RESERVE: u64 = 2 << 30;
+/// What is left free on the disk whatever the budget says: more than labs need to begin, so that checkpoints are never what keeps a
+/// scenario from running.
+const RESERVE: u64 = 5 << 30;
 
 /// The store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -224,8 +225,11 @@ impl Store {
     /// [`StoreError::NoRoom`], or when the folder cannot be made.
     pub fn begin(&self, key: &Key) -> Result<Draft, StoreError> {
         self.make_room(self.budget);
-        if self.free()? < RESERVE {
-            self.make_room(self.budget / 2);
+        let free = self.free()?;
+        if free < RESERVE {
+            // What is removed is freed, as far as nobody else uses it.
+            let missing = RESERVE - free;
+            self.make_room(self.usage().bytes.saturating_sub(missing));
         }
         let free = self.free()?;
         if free < RESERVE {

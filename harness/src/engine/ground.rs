@@ -124,7 +124,10 @@ impl Ground {
             None => toolbox_qemu(&images.toolbox),
         };
         let choice = accel::probe(&qemu, options.accelerator, cache.root()).await?;
-        let cpu = options.cpu.unwrap_or_else(|| choice.cpu_model().to_owned());
+        let cpu = match options.cpu {
+            Some(named) => choice.named_cpu_model(named),
+            None => choice.cpu_model().to_owned(),
+        };
         let store = match &options.checkpoints {
             Checkpoints::Within(budget) => Some((cache.root(), *budget)),
             Checkpoints::Standing => Some((cache.root(), CHECKPOINT_BUDGET)),

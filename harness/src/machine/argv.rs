@@ -149,16 +149,12 @@ pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
         args.pair("-L", dir);
     }
 
-    match place.accelerator {
-        Accelerator::Kvm => {
-            args.pair("-machine", "q35,kernel-irqchip=split");
-            args.pair("-accel", "kvm");
-        }
-        Accelerator::Tcg => {
-            args.pair("-machine", "q35");
-            args.pair("-accel", "tcg,thread=multi");
-        }
-    }
+    args.pair("-machine", place.accelerator.machine());
+    let accelerator = match place.accelerator {
+        Accelerator::Kvm => "kvm",
+        Accelerator::Tcg => "tcg,thread=multi",
+    };
+    args.pair("-accel", accelerator);
     if lab.firmware == Firmware::Uefi {
         // One file, whose variables are in memory: no boot of a lab depends on one that an earlier boot set.
         args.pair("-bios", "OVMF.fd");

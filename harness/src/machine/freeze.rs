@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use qapi::qmp;
@@ -47,6 +48,7 @@ impl Machine {
     /// # Errors
     /// When QEMU does not answer.
     pub async fn pause(&self) -> Result<(), MachineError> {
+        self.asked.stops.fetch_add(1, Ordering::SeqCst);
         self.qmp.execute(qmp::stop {}, self.deadlines.qmp).await?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use qapi::qmp;
@@ -14,7 +14,7 @@ use super::argv::{Placement, argv, disk_nodes};
 use super::console::Console;
 use super::process::{Process, ProcessError};
 use super::qmp::{Qmp, QmpError};
-use super::status::{Status, follow, incident};
+use super::status::{Asked, Status, follow, incident};
 use super::transcript::Transcript;
 use crate::accel::Deadlines;
 use crate::guest::{Agent, Exec, Guest, GuestError};
@@ -104,7 +104,7 @@ pub struct Machine {
     pub(super) agent: Agent,
     console: Console,
     pub(super) status: watch::Receiver<Status>,
-    expected_off: Arc<AtomicBool>,
+    pub(super) asked: Arc<Asked>,
     waited: AtomicU64,
     pub(super) deadlines: Deadlines,
     pub(super) boot_id: String,
@@ -181,15 +181,15 @@ impl Machine {
             .map_err(set_up("connection to the console"))?;
         let agent = Agent::new(place.agent_socket(), Some(agent_log))
             .with_answer_limit(deadlines.agent_answer);
-        let expected_off = Arc::new(AtomicBool::new(false));
-        let status = follow(qmp.events(), agent.clone(), Arc::clone(&expected_off));
+        let asked = Arc::new(Asked::default());
+        let status = follow(qmp.events(), agent.clone(), Arc::clone(&asked));
         Ok(Machine {
             process,
             qmp,
             agent,
             console,
             status,
-            expected_off,
+            asked,
             waited: AtomicU64::new(0),
             deadlines,
             boot_id: String::new(),
@@ -296,7 +296,7 @@ impl Machine {
     /// As [`Machine::watched`], and [`MachineError::SameBoot`].
     pub async fn reboot(&mut self) -> Result<(), MachineError> {
         let resets = self.status.borrow().resets;
-        self.expected_off.store(true, Ordering::SeqCst);
+        self.asked.off.store(true, Ordering::SeqCst);
         let mut status = self.status.clone();
         let agent = self.agent.clone();
         let limit = self.deadlines.shutdown;
@@ -326,7 +326,7 @@ impl Machine {
         .await?;
         // One reboot can be two resets: the kernel tries one way after the other.
         let up = self.up_after("the host's reboot", resets + 1).await;
-        self.expected_off.store(false, Ordering::SeqCst);
+        self.asked.off.store(false, Ordering::SeqCst);
         up
     }
 
@@ -343,7 +343,7 @@ impl Machine {
 
     /// Says whether a reset or the machine's end is asked for.
     pub(super) fn expect_off(&self, expected: bool) {
-        self.expected_off.store(expected, Ordering::SeqCst);
+        self.asked.off.store(expected, Ordering::SeqCst);
     }
 
     /// Shuts the host down from inside and waits until QEMU has ended.
@@ -351,7 +351,7 @@ impl Machine {
     /// # Errors
     /// When it has not ended by the deadline.
     pub async fn power_off(self) -> Result<(), MachineError> {
-        self.expected_off.store(true, Ordering::SeqCst);
+        self.asked.off.store(true, Ordering::SeqCst);
         let limit = self.deadlines.shutdown;
         let request = self.agent.exec(Exec::new("systemctl", ["poweroff"], limit));
         let ended = tokio::time::timeout(limit, async {
@@ -375,7 +375,7 @@ impl Machine {
 
     /// From now on the host is a person's: resets and shutdowns are nobody's surprise.
     pub fn let_go(&self) {
-        self.expected_off.store(true, Ordering::SeqCst);
+        self.asked.off.store(true, Ordering::SeqCst);
     }
 
     /// Whether QEMU runs.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
@@ -17,6 +17,8 @@ use crate::guest::Agent;
 pub(super) struct Status {
     /// Resets so far.
     pub(super) resets: u32,
+    /// How often the CPUs were stopped.
+    stops: u32,
     /// Whether the guest agent listens at its port.
     pub(super) agent_open: bool,
     /// How often the host's watchdog has fired.
@@ -91,19 +93,27 @@ pub(super) async fn incident(status: &mut watch::Receiver<Status>) -> Incident {
     std::future::pending().await
 }
 
+/// What the harness itself has asked of a machine, so that the rest is what nobody asked for.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// Whether it is to go off or to be reset.
+    pub(super) off: AtomicBool,
+    /// How often its CPUs were to stop.
+    pub(super) stops: AtomicU32,
+}
+
 /// Folds QMP's events into a [`Status`] for as long as QMP lives.
 pub(super) fn follow(
     mut events: broadcast::Receiver<QmpEvent>,
     agent: Agent,
-    expected_off: Arc<AtomicBool>,
+    asked: Arc<Asked>,
 ) -> watch::Receiver<Status> {
     let (sender, status) = watch::channel(Status::default());
     tokio::spawn(async move {
         loop {
             match events.recv().await {
                 Ok(event) => {
-                    let expected = expected_off.load(Ordering::SeqCst);
-                    sender.send_modify(|status| note(status, &event, expected));
+                    sender.send_modify(|status| note(status, &event, &asked));
                     agent.port_changed(sender.borrow().agent_open);
                 }
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
@@ -116,7 +126,8 @@ pub(super) fn follow(
     status
 }
 
-fn note(status: &mut Status, event: &QmpEvent, expected_off: bool) {
+fn note(status: &mut Status, event: &QmpEvent, asked: &Asked) {
+    let expected_off = asked.off.load(Ordering::SeqCst);
     let word = |key: &str| {
         event
             .data
@@ -162,6 +173,16 @@ fn note(status: &mut Status, event: &QmpEvent, expected_off: bool) {
                 ))
             })
         }
+        // A KVM that cannot enter the guest any more, say: QEMU stands there and goes on answering.
+        "STOP" => {
+            status.stops += 1;
+            (status.stops > asked.stops.load(Ordering::SeqCst)).then(|| {
+                Incident::Lab(
+                    "QEMU stopped the host's processors by itself; what it said is in qemu-stderr.log"
+                        .to_owned(),
+                )
+            })
+        }
         // QEMU stops the machine when L0 cannot take a write; an error that a lab injects into one of
         // its disks is reported to the guest instead.
         "BLOCK_IO_ERROR" if word("action") == "stop" => {
@@ -196,24 +217,52 @@ mod tests {
         }
     }
 
+    fn nothing_asked() -> Asked {
+        Asked::default()
+    }
+
+    fn asked_off() -> Asked {
+        Asked {
+            off: true.into(),
+            ..Asked::default()
+        }
+    }
+
+    #[test]
+    fn a_stop_that_nobody_asked_for_is_the_labs_trouble_and_one_for_a_checkpoint_is_not() {
+        let asked = Asked {
+            stops: 1.into(),
+            ..Asked::default()
+        };
+        let mut status = Status::default();
+        note(&mut status, &event("STOP", json!({})), &asked);
+        note(&mut status, &event("RESUME", json!({})), &asked);
+        assert_eq!(status.incident, None);
+        note(&mut status, &event("STOP", json!({})), &asked);
+        let Some(Incident::Lab(words)) = status.incident else {
+            panic!("{status:?}")
+        };
+        assert!(words.contains("qemu-stderr.log"), "{words}");
+    }
+
     #[test]
     fn a_reset_that_nobody_asked_for_is_an_incident_and_a_watchdog_names_itself_first() {
         let mut status = Status::default();
         note(
             &mut status,
             &event("VSERPORT_CHANGE", json!({"id": "agent", "open": true})),
-            false,
+            &nothing_asked(),
         );
         assert!(status.agent_open);
         note(
             &mut status,
             &event("WATCHDOG", json!({"action": "reset"})),
-            false,
+            &nothing_asked(),
         );
         note(
             &mut status,
             &event("RESET", json!({"reason": "guest-reset"})),
-            false,
+            &nothing_asked(),
         );
         assert!(!status.agent_open);
         let watchdog = "the host's watchdog fired (action reset)".to_owned();
@@ -226,12 +275,12 @@ mod tests {
         note(
             &mut status,
             &event("SHUTDOWN", json!({"reason": "guest-reset"})),
-            true,
+            &asked_off(),
         );
         note(
             &mut status,
             &event("RESET", json!({"reason": "guest-reset"})),
-            true,
+            &asked_off(),
         );
         assert_eq!((status.resets, status.incident), (1, None));
     }
@@ -242,7 +291,7 @@ mod tests {
         note(
             &mut status,
             &event("WATCHDOG", json!({"action": "reset"})),
-            true,
+            &asked_off(),
         );
         assert_eq!((status.watchdogs, status.incident), (1, None));
     }
@@ -251,14 +300,22 @@ mod tests {
     fn a_full_disk_is_the_labs_trouble() {
         let mut status = Status::default();
         let data = json!({"node-name": "root", "action": "stop", "nospace": true});
-        note(&mut status, &event("BLOCK_IO_ERROR", data), false);
+        note(
+            &mut status,
+            &event("BLOCK_IO_ERROR", data),
+            &nothing_asked(),
+        );
         let Some(Incident::Lab(words)) = status.incident else {
             panic!("{status:?}")
         };
         assert!(words.contains("No space left"), "{words}");
         let mut status = Status::default();
         let data = json!({"node-name": "disk0-0", "action": "report", "nospace": false});
-        note(&mut status, &event("BLOCK_IO_ERROR", data), false);
+        note(
+            &mut status,
+            &event("BLOCK_IO_ERROR", data),
+            &nothing_asked(),
+        );
         assert_eq!(status.incident, None);
     }
 
@@ -269,7 +326,7 @@ mod tests {
             note(
                 &mut status,
                 &event("MIGRATION", json!({ "status": state })),
-                false,
+                &nothing_asked(),
             );
         }
         assert_eq!(
@@ -285,7 +342,7 @@ mod tests {
         note(
             &mut status,
             &event("VSERPORT_CHANGE", json!({"id": "other", "open": true})),
-            false,
+            &nothing_asked(),
         );
         assert!(!status.agent_open);
     }
@@ -294,7 +351,7 @@ mod tests {
     fn a_door_counts_as_closed_whether_its_opening_was_told_or_not_and_when_the_host_is_reset() {
         let mut status = Status::default();
         let mut happens = |name: &str, data: serde_json::Value| {
-            note(&mut status, &event(name, data), true);
+            note(&mut status, &event(name, data), &asked_off());
             status.doors.closings("door0")
         };
         let port = |open: bool| json!({"id": "door0", "open": open});

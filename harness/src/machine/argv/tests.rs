@@ -125,7 +125,7 @@ fn argv_of_each_kind_of_machine() {
         (
             "kvm-intel",
             lab(Iommu::Intel, Slot::ChipsetSata),
-            place(Accelerator::Kvm, "host"),
+            place(Accelerator::Kvm, "host,fsrm=off"),
         ),
         (
             "tcg-amd-root-port",
