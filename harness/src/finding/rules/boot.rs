@@ -1,6 +1,7 @@
 //! The command line and its boot loader: what was written into their files and is not in force, and why not.
 
-use super::initramfs::{blacklisted_and_loaded, in_force_since_boot};
+use super::blacklist::{held_by, loaded_all_the_same};
+use super::initramfs::in_force_since_boot;
 use super::references::{GRUB_CONFIGURATION, KERNEL_PARAMETERS, PVE_BOOT_TOOL, PVE_CMDLINE};
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Loader, PASSTHROUGH_NAMES, View, is_passthrough_word};
@@ -339,8 +340,10 @@ fn reboot_pending(view: &View<'_>) -> Option<Draft> {
                 .proof("cmdline", running.words.join(" "));
         }
     }
-    for (rule, module) in blacklisted_and_loaded(view) {
-        if !in_force_since_boot(view, rule)? {
+    for (rule, module) in loaded_all_the_same(view) {
+        // One that holds no device is loaded by its name at each boot as well, or does nothing.
+        let holds = !held_by(view, module).is_empty();
+        if holds && in_force_since_boot(view, rule) == Some(false) {
             pending = true;
             draft = draft
                 .proof("host-config", format!("{}: blacklist {module}", rule.file))
