@@ -177,21 +177,45 @@ pub(super) fn cases() -> Vec<Case> {
                     .to_owned(),
             });
         }),
+        // The IOMMU is on without the words, and has what the VM claims.
+        warning("grub-not-updated", |book| {
+            words(book, "quiet");
+            entry(book, "console=ttyS0 quiet");
+        }),
+        warning("grub-not-updated", |book| grub(book, "quiet")),
         error("grub-not-updated", |book| {
+            grub(book, "quiet intel_iommu=on iommu=pt vfio-pci.ids=8086:2922");
+        }),
+        error("grub-not-updated", |book| {
+            // No VM shows that it works.
+            vm(book, "memory: 512");
             words(book, "quiet");
             entry(book, "console=ttyS0 quiet");
         }),
-        error("grub-not-updated", |book| grub(book, "quiet")),
-        error("wrong-bootloader-file", |book| {
-            kernel_cmdline(book, "root=UUID=1 quiet intel_iommu=on");
-            words(book, "quiet");
-            grub(book, "quiet");
-            entry(book, "console=ttyS0 quiet");
+        Case {
+            besides: &["iommu-not-enabled"],
+            ..error("grub-not-updated", |book| {
+                no_iommu(book);
+                words(book, "quiet");
+                entry(book, "console=ttyS0 quiet");
+            })
+        },
+        warning("wrong-bootloader-file", |book| {
+            without_flags(book);
+            kernel_cmdline(book, "root=UUID=1 quiet amd_iommu=on iommu.passthrough=1");
         }),
-        error("wrong-bootloader-file", |book| {
+        warning("wrong-bootloader-file", |book| {
             systemd_boot(book);
             words(book, "initrd=\\EFI\\proxmox\\x root=ZFS=rpool/ROOT/pve-1");
             kernel_cmdline(book, "root=ZFS=rpool/ROOT/pve-1");
+        }),
+        error("wrong-bootloader-file", |book| {
+            kernel_cmdline(book, "root=UUID=1 quiet modprobe.blacklist=ahci");
+        }),
+        error("wrong-bootloader-file", |book| {
+            without_flags(book);
+            kernel_cmdline(book, "root=UUID=1 quiet intel_iommu=on");
+            book.facts.vm_configs = None;
         }),
         warning("boot-entry-not-refreshed", |book| {
             systemd_boot(book);
