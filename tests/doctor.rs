@@ -240,7 +240,7 @@ fn a_host_behind_ssh_is_read_and_not_changed() {
                 .and(contains("100.conf: hostpci0: 0000:00:1f.2,pcie=1"))
                 // There is no initramfs to be read.
                 .and(contains("not readable: initramfs: exit code"))
-                .and(contains("2 errors, 1 warning, ")),
+                .and(contains("1 error, 2 warnings, ")),
         );
     assert_eq!(host.state(), before);
     let (connections, commands) = host.log();

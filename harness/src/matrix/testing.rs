@@ -1,6 +1,6 @@
 //! Outcomes for tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::family::CONTROLLER;
 use super::ingredient::{Dropped, Ingredient};
@@ -98,6 +98,7 @@ fn pci(driver: &str) -> PciFacts {
 
 fn modules() -> ModuleFacts {
     ModuleFacts {
+        used_by: BTreeMap::new(),
         kernel: "6.12.1-amd64".to_owned(),
         loaded: BTreeSet::from(["vfio".to_owned()]),
         builtin: BTreeSet::new(),

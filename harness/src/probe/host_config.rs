@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::{ProbeError, ask};
 use super::initramfs::ModprobeRule;
 use super::modules::canonical;
-use super::text::{Record, records};
+use super::text::records;
 use super::{ParseError, Probe};
 use crate::guest::{Exec, Guest};
 use crate::scenario::edit;
@@ -37,7 +37,7 @@ pub struct HostConfigFacts {
     pub boot_tool_partitions: usize,
     /// modprobe's rules that are in force for modules loaded after the initramfs, by precedence.
     pub rules: Vec<ModprobeRule>,
-    /// The watchdog driver that Proxmox's `watchdog-mux` loads by its name, of `/etc/default/pve-ha-manager`.
+    /// The watchdog driver that `/etc/default/pve-ha-manager` names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog_module: Option<String>,
     /// When files were last written, in seconds since 1970: images and what they are made from.
@@ -62,6 +62,11 @@ impl HostConfigFacts {
             .filter_map(|name| self.grub_defaults.get(*name))
             .flat_map(|value| value.split_whitespace())
             .collect()
+    }
+
+    /// The watchdog driver that Proxmox's `watchdog-mux` loads by its name.
+    pub fn watchdog(&self) -> &str {
+        self.watchdog_module.as_deref().unwrap_or("softdog")
     }
 
     /// Whether a rule keeps a module from loading by alias.
@@ -93,7 +98,7 @@ if [ -f /etc/kernel/cmdline ]; then
     done </etc/kernel/cmdline
 fi
 if [ -f /etc/kernel/proxmox-boot-uuids ]; then
-    while read -r line; do [ -n "$line" ] && echo boot-tool; done </etc/kernel/proxmox-boot-uuids
+    while read -r line || [ -n "$line" ]; do [ -n "$line" ] && echo boot-tool; done </etc/kernel/proxmox-boot-uuids
 fi
 for folder in /etc/modprobe.d /run/modprobe.d /usr/local/lib/modprobe.d /usr/lib/modprobe.d /lib/modprobe.d; do
     [ /lib -ef /usr/lib ] && [ "$folder" = /lib/modprobe.d ] && continue
@@ -108,7 +113,9 @@ for folder in /etc/modprobe.d /run/modprobe.d /usr/local/lib/modprobe.d /usr/lib
     done
 done
 if [ -f /etc/default/pve-ha-manager ]; then
-    sed -n 's/^[[:space:]]*WATCHDOG_MODULE=/watchdog-module\t/p' /etc/default/pve-ha-manager || exit
+    while read -r line || [ -n "$line" ]; do
+        case $line in WATCHDOG_MODULE=*) printf 'watchdog-module\t%s\n' "${line#*=}" ;; esac
+    done </etc/default/pve-ha-manager
 fi
 stat --printf 'written\t%Y\t%n\n' /boot/initrd.img* /boot/grub/grub.cfg /etc/default/grub /etc/modules \
     /etc/modprobe.d/*.conf /etc/initramfs-tools/modules /etc/kernel/cmdline 2>/dev/null
@@ -173,10 +180,9 @@ pub fn parse(output: &str) -> Result<HostConfigFacts, ParseError> {
                 modprobe_file = taken.insert(name).then_some(file);
             }
             "rule" => {
-                let rule = rule(&record, modprobe_file.unwrap_or_default())?;
-                if modprobe_file.is_some() {
-                    facts.rules.push(rule);
-                }
+                let [command, rest] = record.fields_and_rest()?;
+                let rule = modprobe_file.and_then(|file| ModprobeRule::parse(file, command, rest));
+                facts.rules.extend(rule);
             }
             "watchdog-module" => {
                 let name = record.one()?.trim().trim_matches(['"', '\'']);
@@ -201,20 +207,6 @@ pub fn parse(output: &str) -> Result<HostConfigFacts, ParseError> {
         .grub_defaults
         .retain(|name, _| name.starts_with("GRUB_"));
     Ok(facts)
-}
-
-fn rule(record: &Record<'_>, file: &str) -> Result<ModprobeRule, ParseError> {
-    let [command, rest] = record.fields_and_rest()?;
-    let (module, rest) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
-    if module.is_empty() {
-        return Err(record.refuse("the rule names no module"));
-    }
-    Ok(ModprobeRule {
-        file: file.to_owned(),
-        command: command.to_owned(),
-        module: canonical(module),
-        rest: rest.trim().to_owned(),
-    })
 }
 
 /// Makes a file's assignments, as far as they can be told without running anything.
@@ -324,7 +316,8 @@ end
                 "softdep ahci pre: vfio-pci",
             ]
         );
-        assert_eq!(facts.watchdog_module.as_deref(), Some("iTCO_wdt"));
+        assert_eq!(facts.watchdog(), "iTCO_wdt");
+        assert_eq!(HostConfigFacts::default().watchdog(), "softdog");
         assert!(facts.blacklist_of("ahci").is_some());
         assert!(facts.blacklist_of("never").is_none());
         assert_eq!(
@@ -342,6 +335,40 @@ end
         let facts = parse(&broken).unwrap();
         assert_eq!(facts.grub_words(), ["console=ttyS0"]);
         assert_eq!(facts.grub_syntax_errors[0].file, "/etc/default/grub");
+    }
+
+    #[test]
+    fn every_line_of_a_file_is_read_as_modprobe_reads_it() {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            (
+                "modprobe.d/own.conf",
+                "blacklist\nblacklist nvme\r\nblacklist ahci",
+            ),
+            ("kernel/proxmox-boot-uuids", "1234-ABCD\n5678-EF01"),
+            (
+                "default/pve-ha-manager",
+                "# none\n WATCHDOG_MODULE=iTCO_wdt",
+            ),
+        ] {
+            let file = root.path().join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        }
+        let script = SCRIPT.replace("/etc/", &format!("{}/", root.path().display()));
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output();
+        let facts = parse(&String::from_utf8(output.unwrap().stdout).unwrap()).unwrap();
+        let own = facts
+            .rules
+            .iter()
+            .filter(|rule| rule.file.ends_with("/own.conf"));
+        let own: Vec<&str> = own.map(|rule| rule.module.as_str()).collect();
+        assert_eq!(own, ["nvme\r", "ahci"]);
+        assert!(facts.blacklist_of("nvme").is_none());
+        assert_eq!(facts.boot_tool_partitions, 2);
+        assert_eq!(facts.watchdog(), "iTCO_wdt");
     }
 
     #[test]
@@ -369,10 +396,7 @@ end
             ("", "no output"),
             ("grub\t/etc/default/grub\n", "breaks off"),
             ("grub-line\tx\nend\n", "no file was named"),
-            (
-                "modprobe\t/f.conf\nrule\tblacklist\t\nend\n",
-                "names no module",
-            ),
+            ("modprobe\t/f.conf\nrule\tblacklist\nend\n", "2 fields"),
             ("written\tsoon\t/f\nend\n", "no number"),
             ("wrong\t1\nend\n", "`wrong`"),
         ] {

@@ -39,6 +39,10 @@ pub struct ModuleFacts {
     pub kernel: String,
     /// All that is loaded, from `/proc/modules`.
     pub loaded: BTreeSet<String>,
+    /// The loaded modules that need a module, for each that another one needs. Empty in recordings from before this was
+    /// kept.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub used_by: BTreeMap<String, BTreeSet<String>>,
     /// All that is built into the kernel.
     pub builtin: BTreeSet<String>,
     /// What files name to be loaded at boot, in the order of the files and their lines.
@@ -157,6 +161,7 @@ pub fn parse(output: &str) -> Result<ModuleFacts, ParseError> {
     let mut facts = ModuleFacts {
         kernel: String::new(),
         loaded: BTreeSet::new(),
+        used_by: BTreeMap::new(),
         builtin: BTreeSet::new(),
         listed: Vec::new(),
         loader: String::new(),
@@ -205,9 +210,18 @@ pub fn parse(output: &str) -> Result<ModuleFacts, ParseError> {
 impl ModuleFacts {
     fn file_line(&mut self, file: &str, line: &str) -> Result<(), String> {
         if file == "/proc/modules" {
-            let name = line.split(' ').next().filter(|name| !name.is_empty());
-            self.loaded
-                .insert(name.ok_or("the module has no name")?.to_owned());
+            let mut columns = line.split(' ');
+            let name = columns.next().filter(|name| !name.is_empty());
+            let name = name.ok_or("the module has no name")?.to_owned();
+            // After size and count: names with a comma after each, of which `[permanent]` is none, or `-`.
+            let users = columns.nth(2).unwrap_or("-").split(',');
+            let users =
+                users.filter(|user| !user.is_empty() && *user != "-" && !user.starts_with('['));
+            let users: BTreeSet<String> = users.map(str::to_owned).collect();
+            if !users.is_empty() {
+                self.used_by.insert(name.clone(), users);
+            }
+            self.loaded.insert(name);
         } else if file.ends_with("/modules.builtin") {
             let name = line
                 .rsplit('/')
@@ -307,6 +321,21 @@ mod tests {
             facts.parameters["vfio_iommu_type1.allow_unsafe_interrupts"],
             "N"
         );
+    }
+
+    #[test]
+    fn a_module_that_others_need_names_them() {
+        let line = "/proc/modules:libsas 1 3 pm80xx,isci,[permanent], Live 0x0\n/proc/modules:loop 1 0 [permanent], Live 0x0\n";
+        let facts = parse(&DEBIAN.replacen("/proc/modules:", &format!("{line}/proc/modules:"), 1));
+        let facts = facts.unwrap();
+        let users = |module: &str| -> Vec<&str> {
+            let users = facts.used_by.get(module).into_iter().flatten();
+            users.map(String::as_str).collect()
+        };
+        assert_eq!(users("libahci"), ["ahci"]);
+        assert_eq!(users("libsas"), ["isci", "pm80xx"]);
+        assert_eq!(users("loop"), [""; 0]);
+        assert_eq!(users("sg"), [""; 0]);
     }
 
     #[test]

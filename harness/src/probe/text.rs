@@ -109,13 +109,14 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The lines of a probe's own script, whose last line is `end`.
+/// The lines of a probe's own script, whose last line is `end`. A carriage return in them is one of the file that
+/// was read, and stays.
 pub(crate) fn records(output: &str) -> Result<Vec<Record<'_>>, ParseError> {
     if output.trim().is_empty() {
         return Err(ParseError::Empty);
     }
     let mut records: Vec<Record<'_>> = output
-        .lines()
+        .split_terminator('\n')
         .enumerate()
         .map(|(index, text)| {
             let (keyword, rest) = match text.split_once('\t') {
@@ -177,6 +178,12 @@ mod tests {
             let error = records(output).unwrap_err().to_string();
             assert!(error.contains(says), "{output:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_files_carriage_returns_stay() {
+        let records = records("rule\tblacklist\tahci\r\nend\n").unwrap();
+        assert_eq!(records[0].fields().unwrap(), ["blacklist", "ahci\r"]);
     }
 
     #[test]

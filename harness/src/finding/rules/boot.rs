@@ -1,6 +1,7 @@
 //! The command line and its boot loader: what was written into their files and is not in force, and why not.
 
-use super::initramfs::{blacklisted_and_loaded, in_force_since_boot};
+use super::blacklist::{held_by, loaded_all_the_same};
+use super::initramfs::in_force_since_boot;
 use super::references::{GRUB_CONFIGURATION, KERNEL_PARAMETERS, PVE_BOOT_TOOL, PVE_CMDLINE};
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Loader, PASSTHROUGH_NAMES, View, is_passthrough_word};
@@ -142,6 +143,26 @@ fn plain_grub<'a>(view: &View<'a>) -> Option<&'a HostConfigFacts> {
         .then_some(config)
 }
 
+/// What proves that passthrough works without these words: they only switch the IOMMU on or leave the host's own devices
+/// alone, and it is on and has a device that a VM claims in a group.
+fn works_without<'w>(
+    view: &View<'_>,
+    words: impl IntoIterator<Item = &'w &'w str>,
+) -> Option<String> {
+    let switches_on = |word: &&str| match word.split_once('=') {
+        Some(("intel_iommu" | "amd_iommu", value)) => value.starts_with("on"),
+        Some(("iommu", value)) => value == "pt",
+        Some((name, _)) => name == "iommu.passthrough",
+        None => false,
+    };
+    let unit = view.facts().iommu.as_ref()?.units.first()?;
+    let mut claimed = view.claimed().into_iter();
+    let (device, group) =
+        claimed.find_map(|one| Some((one.address, view.group_of(one.address)?.id)))?;
+    let proof = format!("{} is on, and {device} is in group {group}", unit.name);
+    words.into_iter().all(switches_on).then_some(proof)
+}
+
 fn grub_not_updated(view: &View<'_>) -> Option<Draft> {
     let config = plain_grub(view)?;
     let entry = config.grub_entries.first()?;
@@ -161,8 +182,10 @@ fn grub_not_updated(view: &View<'_>) -> Option<Draft> {
             missing.join(" ")
         ),
     };
+    let works = works_without(view, missing.iter().chain(&left_over));
     Some(
         Draft::new(cause)
+            .severity_if(works.is_some(), Severity::Warning)
             .proof(
                 "host-config",
                 format!("/etc/default/grub: {}", wanted.join(" ")),
@@ -171,6 +194,7 @@ fn grub_not_updated(view: &View<'_>) -> Option<Draft> {
                 "host-config",
                 format!("/boot/grub/grub.cfg: {}", entry.join(" ")),
             )
+            .proofs("iommu", works)
             .fix("update-grub")
             .fix("reboot"),
     )
@@ -206,14 +230,17 @@ fn wrong_bootloader_file(view: &View<'_>) -> Option<Draft> {
     if words.is_empty() {
         return None;
     }
+    let works = works_without(view, &words);
     let words = words.join(" ");
     let cause = format!(
         "`{words}` is in {wrong_file}, which {name}, this host's boot loader, does not read"
     );
     let draft = Draft::new(cause)
+        .severity_if(works.is_some(), Severity::Warning)
         .proof(source, quote)
         .proof("host-config", format!("{wrong_file}: {words}"))
         .proof("cmdline", running.words.join(" "))
+        .proofs("iommu", works)
         .fix("proxmox-boot-tool status")
         .fix(format!("# put {words} into {right_file}"));
     Some(draft.fix(refresh(view)).fix("reboot"))
@@ -339,8 +366,10 @@ fn reboot_pending(view: &View<'_>) -> Option<Draft> {
                 .proof("cmdline", running.words.join(" "));
         }
     }
-    for (rule, module) in blacklisted_and_loaded(view) {
-        if !in_force_since_boot(view, rule)? {
+    for (rule, module) in loaded_all_the_same(view) {
+        // One that holds no device is loaded by its name at each boot as well, or does nothing.
+        let holds = !held_by(view, module).is_empty();
+        if holds && in_force_since_boot(view, rule) == Some(false) {
             pending = true;
             draft = draft
                 .proof("host-config", format!("{}: blacklist {module}", rule.file))

@@ -1,40 +1,21 @@
-//! Which driver holds what: blacklists, ids, modules, watchdogs.
+//! What else decides on drivers: ids, modules that are loaded by name, watchdogs.
 
-use super::initramfs::{blacklisted_and_loaded, in_force_since_boot};
-use super::references::{MODPROBE, PVE_PASSTHROUGH, PVE_PASSTHROUGH_WIKI, PVE_WATCHDOG};
+use super::boot::{line_of, refresh};
+use super::references::{PVE_PASSTHROUGH, PVE_PASSTHROUGH_WIKI, PVE_WATCHDOG};
 use crate::finding::book::Incident;
 use crate::finding::model::{Draft, Rule, Severity, word};
-use crate::finding::view::{View, describe, is_bridge, is_on_vfio};
-use crate::probe::initramfs::ModprobeRule;
+use crate::finding::view::{View, describe, is_bridge};
+use crate::lab::PciAddress;
 use crate::probe::modules::canonical;
 use crate::probe::pci::PciDevice;
-use crate::scenario::DriverState;
 
 pub(super) const RULES: &[Rule] = &[
-    Rule {
-        id: "blacklist-bypassed",
-        severity: Severity::Warning,
-        summary: "a blacklisted module is loaded, because something asked for it by name",
-        explanation: "A blacklist only stops loading by a device's alias. /etc/modules, another module's dependency, a \
-            script or `modprobe` by hand load the module all the same. `install NAME /bin/false` stops those too.",
-        reference: MODPROBE,
-        derive: blacklist_bypassed,
-    },
-    Rule {
-        id: "blacklist-covers-other-controllers",
-        severity: Severity::Note,
-        summary: "a blacklist also takes the driver from controllers that no VM claims",
-        explanation: "A blacklist is for a driver, not for a device: every controller of that kind is left without. \
-            `options vfio-pci ids=…` or a softdep choose more narrowly.",
-        reference: PVE_PASSTHROUGH,
-        derive: blacklist_covers_others,
-    },
     Rule {
         id: "ids-match-two-controllers",
         severity: Severity::Warning,
         summary: "the ids that vfio-pci takes match more devices than VMs claim",
         explanation: "Two controllers with the same chip have the same ids, and vfio-pci takes both. The host loses the \
-            disks of the second. driver_override chooses by address.",
+            disks of the second. driver_override chooses by address, and has to be written anew at each boot.",
         reference: PVE_PASSTHROUGH,
         derive: ids_match_two,
     },
@@ -58,133 +39,84 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-fn driver_of(device: &PciDevice) -> Option<&str> {
-    match &device.driver {
-        DriverState::Bound(driver) => Some(driver),
-        DriverState::None => None,
-    }
+/// A file that has a module loaded by its name at boot.
+pub(super) struct Asker<'a> {
+    /// The probe that read it.
+    pub(super) source: &'static str,
+    /// The file that was read.
+    pub(super) quoted: &'a str,
+    /// The file that a person changes.
+    pub(super) file: &'a str,
 }
 
-/// The devices that a module drives.
-fn held_by<'a>(view: &View<'a>, module: &str) -> Vec<&'a PciDevice> {
-    let devices = view.facts().pci.iter().flat_map(|pci| &pci.devices);
-    devices
-        .filter(|one| driver_of(one).map(canonical).as_deref() == Some(module))
-        .collect()
-}
-
-/// A module that is loaded although a blacklist has been in force since boot, and whether it holds a
-/// device that a VM claims; one that does comes before all others.
-///
-/// A blacklist of a package leaves it to the host to load the module by its name, and the watchdog that Proxmox is told
-/// to use is loaded so whoever blacklisted it. Either counts only where the module stands in a VM's way.
-fn bypassed<'a>(view: &View<'a>) -> Option<(&'a ModprobeRule, &'a str, bool)> {
-    let config = view.facts().host_config.as_ref();
-    let watchdog = config.and_then(|config| config.watchdog_module.as_deref());
-    let is_watchdog = |module: &str| watchdog == Some(module);
-    let claimed = |module: &str| {
-        let mut held = held_by(view, module).into_iter();
-        held.any(|one| view.claim_on(one.address).is_some())
-    };
-    blacklisted_and_loaded(view)
-        .into_iter()
-        .filter(|(rule, _)| in_force_since_boot(view, rule) == Some(true))
-        .map(|(rule, module)| (rule, module, claimed(module)))
-        .filter(|(rule, module, claimed)| *claimed || (is_own(rule) && !is_watchdog(module)))
-        .min_by_key(|(_, _, claimed)| !claimed)
-}
-
-/// Whether a rule is of the host's administrator and not of a package.
-fn is_own(rule: &ModprobeRule) -> bool {
-    rule.file.starts_with("/etc/modprobe.d/")
-}
-
-fn blacklist_bypassed(view: &View<'_>) -> Option<Draft> {
-    let modules = view.facts().modules.as_ref()?;
-    let (rule, module, claimed) = bypassed(view)?;
-    let draft = Draft::new(format!(
-        "{module} is blacklisted and loaded: something asked for it by name"
-    ))
-    .proof("host-config", format!("{}: blacklist {module}", rule.file))
-    .proof(
-        "initramfs",
-        format!("{}: blacklist {module}", rule.file.trim_start_matches('/')),
-    )
-    .proof("modules", format!("{module} is loaded"));
-    let listed = modules.listed.iter().find(|one| one.module == module);
-    let fix = match listed {
-        Some(one) => format!("# take {module} out of {}", one.file),
-        None => format!(
-            "grep -rs {module} /etc/modules /etc/modules-load.d /etc/initramfs-tools/modules"
-        ),
-    };
-    // An update of a package writes its file anew.
-    let file = match is_own(rule) {
-        true => rule.file.clone(),
-        false => format!("/etc/modprobe.d/{module}.conf"),
-    };
-    let held = held_by(view, module);
-    Some(
-        draft
-            .severity_if(claimed, Severity::Error)
-            .proofs(
-                "modules",
-                listed.map(|one| format!("{}: {module}", one.file)),
-            )
-            .proofs("pci", held.into_iter().map(describe))
-            .fix(fix)
-            .fix(format!(
-                "echo {} >> {}",
-                word(&format!("install {module} /bin/false")),
-                word(&file)
-            ))
-            .fix("update-initramfs -u -k all")
-            .fix("reboot"),
-    )
-}
-
-/// The module that drives a device of this class, where its class alone says so.
-fn class_driver(device: &PciDevice) -> Option<&'static str> {
-    match device.class.get(..6)? {
-        "010601" => Some("ahci"),
-        "010802" => Some("nvme"),
-        _ => None,
-    }
-}
-
-fn blacklist_covers_others(view: &View<'_>) -> Option<Draft> {
+pub(super) fn askers_for<'a>(view: &View<'a>, module: &str) -> Vec<Asker<'a>> {
     let facts = view.facts();
-    let (config, pci) = (facts.host_config.as_ref()?, facts.pci.as_ref()?);
-    let without = |device: &&PciDevice| {
-        let blacklisted =
-            class_driver(device).is_some_and(|module| config.blacklist_of(module).is_some());
-        // When a VM starts, vfio-pci also takes what else there is of the same kind and has no driver.
-        let idle = device.driver == DriverState::None || is_on_vfio(device);
-        blacklisted && idle && view.claim_on(device.address).is_none()
-    };
-    let others: Vec<_> = pci.devices.iter().filter(without).collect();
-    let rule = config.blacklist_of(class_driver(others.first()?)?)?;
-    // Without a claim the first may be the one that is meant.
-    if view.claims().is_empty() {
-        return None;
-    }
-    Some(
-        Draft::new(format!(
-            "`blacklist {}` leaves {} more controllers without a driver",
-            rule.module,
-            others.len()
-        ))
-        .proof(
-            "host-config",
-            format!("{}: blacklist {}", rule.file, rule.module),
-        )
-        .proofs("pci", others.iter().map(|one| describe(one)))
-        .fix("# where the host needs them: softdep or ids= in place of the blacklist"),
+    let listed = facts.modules.iter().flat_map(|one| &one.listed);
+    let listed = listed.filter(|one| one.module == module).map(|one| Asker {
+        source: "modules",
+        quoted: &one.file,
+        file: &one.file,
+    });
+    let in_initramfs = facts.initramfs.iter().flat_map(|one| &one.modules);
+    let in_initramfs = in_initramfs
+        .filter(|line| line.split_whitespace().next().map(canonical).as_deref() == Some(module))
+        .map(|_| Asker {
+            source: "initramfs",
+            quoted: "conf/modules",
+            file: INITRAMFS_MODULES,
+        });
+    listed.chain(in_initramfs).collect()
+}
+
+/// The modules that the initramfs loads by their names.
+const INITRAMFS_MODULES: &str = "/etc/initramfs-tools/modules";
+
+/// A command that finds out what loads a module by its name.
+pub(super) fn search_for(module: &str) -> String {
+    format!(
+        "grep -rs {} /etc/modules /etc/modules-load.d {INITRAMFS_MODULES}",
+        word(module)
     )
+}
+
+/// Has vfio-pci take devices by their addresses, at each boot and before any driver is loaded: initramfs-tools runs
+/// scripts that name no others in the order of their names, and the one called `udev` loads the drivers.
+pub(super) fn bind_by_address(draft: Draft, devices: &[PciAddress]) -> Draft {
+    const SCRIPT: &str = "/etc/initramfs-tools/scripts/init-top/bind-vfio";
+    let devices: Vec<String> = devices.iter().map(PciAddress::to_string).collect();
+    let devices = match devices.as_slice() {
+        [] => "ADDRESS".to_owned(),
+        devices => devices.join(" "),
+    };
+    let lines = [
+        "#!/bin/sh".to_owned(),
+        "[ \"$1\" = prereqs ] && exit".to_owned(),
+        format!("for device in {devices}; do"),
+        "    echo vfio-pci > /sys/bus/pci/devices/$device/driver_override".to_owned(),
+        "done".to_owned(),
+        "modprobe -i vfio-pci".to_owned(),
+    ];
+    let lines: Vec<String> = lines.iter().map(|line| word(line)).collect();
+    draft
+        .fix(format!("printf '%s\\n' {} > {SCRIPT}", lines.join(" ")))
+        .fix(format!("chmod +x {SCRIPT}"))
+        .fix(format!("echo vfio-pci >> {INITRAMFS_MODULES}"))
+}
+
+/// Ids for vfio-pci.
+struct VfioIds {
+    /// The probe that read them.
+    source: &'static str,
+    /// The line or word that they are in.
+    quote: String,
+    /// Where a person changes them.
+    place: String,
+    /// With a comma between them.
+    ids: String,
 }
 
 /// Where ids for vfio-pci are given, and which.
-fn vfio_ids(view: &View<'_>) -> Vec<(&'static str, String, String)> {
+fn vfio_ids(view: &View<'_>) -> Vec<VfioIds> {
     let facts = view.facts();
     let mut found = Vec::new();
     let rules = facts.host_config.iter().flat_map(|config| &config.rules);
@@ -194,15 +126,24 @@ fn vfio_ids(view: &View<'_>) -> Vec<(&'static str, String, String)> {
             .split_whitespace()
             .filter_map(|word| word.strip_prefix("ids="))
         {
-            let quote = format!("{}: options vfio-pci {}", rule.file, rule.rest);
-            found.push(("host-config", quote, ids.trim_matches('"').to_owned()));
+            found.push(VfioIds {
+                source: "host-config",
+                quote: format!("{}: options vfio-pci {}", rule.file, rule.rest),
+                place: rule.file.clone(),
+                ids: ids.trim_matches('"').to_owned(),
+            });
         }
     }
     for word in facts.cmdline.iter().flat_map(|one| &one.words) {
         let ids = word
             .strip_prefix("vfio-pci.ids=")
             .or_else(|| word.strip_prefix("vfio_pci.ids="));
-        found.extend(ids.map(|ids| ("cmdline", word.clone(), ids.to_owned())));
+        found.extend(ids.map(|ids| VfioIds {
+            source: "cmdline",
+            quote: word.clone(),
+            place: line_of(view).to_owned(),
+            ids: ids.to_owned(),
+        }));
     }
     found
 }
@@ -225,11 +166,9 @@ fn matches(id: &str, device: &PciDevice) -> bool {
 
 /// The ids that take a device, as proof.
 pub(super) fn id_taking(view: &View<'_>, device: &PciDevice) -> Option<(&'static str, String)> {
-    let taking = |ids: &String| ids.split(',').any(|id| matches(id, device));
+    let taking = |one: &VfioIds| one.ids.split(',').any(|id| matches(id, device));
     let mut found = vfio_ids(view).into_iter();
-    found
-        .find(|(_, _, ids)| taking(ids))
-        .map(|(source, quote, _)| (source, quote))
+    found.find(taking).map(|one| (one.source, one.quote))
 }
 
 fn ids_match_two(view: &View<'_>) -> Option<Draft> {
@@ -237,18 +176,17 @@ fn ids_match_two(view: &View<'_>) -> Option<Draft> {
     let pci = facts.pci.as_ref()?;
     // What no VM claims is only known where the VMs are.
     facts.vm_configs.as_ref()?;
-    for (source, quote, ids) in vfio_ids(view) {
-        for id in ids.split(',') {
+    for given in vfio_ids(view) {
+        for id in given.ids.split(',') {
             let matched: Vec<_> = pci.devices.iter().filter(|one| matches(id, one)).collect();
-            let free: Vec<_> = matched
+            let (claimed, free): (Vec<_>, Vec<_>) = matched
                 .iter()
-                .filter(|one| view.claim_on(one.address).is_none())
-                .collect();
+                .partition(|one| view.claim_on(one.address).is_some());
             if matched.len() < 2 || free.is_empty() {
                 continue;
             }
             let storage = facts.host_storage.as_ref();
-            let loses = |one: &&&&PciDevice| {
+            let loses = |one: &&&PciDevice| {
                 storage.is_some_and(|storage| storage.behind(one.address).next().is_some())
             };
             let losing = free.iter().filter(loses).count() > 0;
@@ -256,13 +194,18 @@ fn ids_match_two(view: &View<'_>) -> Option<Draft> {
                 "vfio-pci takes every [{id}], of which there are {}",
                 matched.len()
             );
+            let claimed: Vec<PciAddress> = claimed.iter().map(|one| one.address).collect();
+            let draft = Draft::new(cause)
+                .severity_if(losing, Severity::Error)
+                .proof(given.source, given.quote)
+                .proofs("pci", matched.iter().map(|one| describe(one)))
+                .fix(format!("# take {id} out of ids= in {}", given.place));
+            let draft = match given.source {
+                "cmdline" => draft.fix(refresh(view)),
+                _ => draft,
+            };
             return Some(
-                Draft::new(cause)
-                    .severity_if(losing, Severity::Error)
-                    .proof(source, quote)
-                    .proofs("pci", matched.iter().map(|one| describe(one)))
-                    .fix("# bind by address in place of ids=, before the driver is loaded:")
-                    .fix("echo vfio-pci > /sys/bus/pci/devices/ADDRESS/driver_override")
+                bind_by_address(draft, &claimed)
                     .fix("update-initramfs -u -k all")
                     .fix("reboot"),
             );
@@ -296,6 +239,40 @@ fn virqfd_gone(view: &View<'_>) -> Option<Draft> {
         )
         .fix(format!("sed -i '/^vfio_virqfd$/d' {}", word(&listed.file))),
     )
+}
+
+/// The driver of the watchdog in Intel's chipsets.
+const CHIPSET_WATCHDOG: &str = "iTCO_wdt";
+
+/// Takes away what loads the chipset's watchdog. A blacklist helps where nothing loads it by its name.
+fn keep_from_loading(view: &View<'_>, mut draft: Draft) -> Draft {
+    const FILE: &str = "/etc/default/pve-ha-manager";
+    let config = view.facts().host_config.as_ref();
+    if config.is_some_and(|one| one.watchdog() == CHIPSET_WATCHDOG) {
+        return draft
+            .proof(
+                "host-config",
+                format!("{FILE}: WATCHDOG_MODULE={CHIPSET_WATCHDOG}"),
+            )
+            .fix(format!("# take WATCHDOG_MODULE out of {FILE}"));
+    }
+    let askers = askers_for(view, CHIPSET_WATCHDOG);
+    for asker in &askers {
+        draft = draft
+            .proof(
+                asker.source,
+                format!("{}: {CHIPSET_WATCHDOG}", asker.quoted),
+            )
+            .fix(format!("# take {CHIPSET_WATCHDOG} out of {}", asker.file));
+    }
+    if askers.is_empty() {
+        let blacklisted = config.is_some_and(|one| one.blacklist_of(CHIPSET_WATCHDOG).is_some());
+        draft = draft.fix(match blacklisted {
+            true => search_for(CHIPSET_WATCHDOG),
+            false => format!("echo 'blacklist {CHIPSET_WATCHDOG}' > /etc/modprobe.d/watchdog.conf"),
+        });
+    }
+    draft.fix("update-initramfs -u -k all")
 }
 
 /// The class of an ISA bridge, which is what the LPC function of a chipset is.
@@ -334,10 +311,5 @@ fn watchdog_armed(view: &View<'_>) -> Option<Draft> {
             format!("{} is in the group of {with}", bridge.address),
         );
     }
-    Some(
-        draft
-            .fix("echo 'blacklist iTCO_wdt' > /etc/modprobe.d/watchdog.conf")
-            .fix("update-initramfs -u -k all")
-            .fix("reboot"),
-    )
+    Some(keep_from_loading(view, draft).fix("reboot"))
 }

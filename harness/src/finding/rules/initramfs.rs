@@ -8,7 +8,7 @@ use super::storage;
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Loader, View};
 use crate::probe::initramfs::ModprobeRule;
-use crate::probe::modules::{ModuleState, canonical};
+use crate::probe::modules::canonical;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -40,24 +40,6 @@ pub(super) const RULES: &[Rule] = &[
         derive: root_not_found,
     },
 ];
-
-/// Blacklists of modules that are loaded all the same, where the initramfs has the rule too.
-pub(super) fn blacklisted_and_loaded<'a>(view: &View<'a>) -> Vec<(&'a ModprobeRule, &'a str)> {
-    let facts = view.facts();
-    let (Some(config), Some(modules), Some(initramfs)) =
-        (&facts.host_config, &facts.modules, &facts.initramfs)
-    else {
-        return Vec::new();
-    };
-    config
-        .rules
-        .iter()
-        .filter(|rule| rule.command == "blacklist")
-        .filter(|rule| modules.state(&rule.module) == ModuleState::Loaded)
-        .filter(|rule| initramfs.blacklists(&rule.module))
-        .map(|rule| (rule, rule.module.as_str()))
-        .collect()
-}
 
 /// Whether a rule, and the initramfs that has it, were written before this boot; `None` where times are
 /// not known.

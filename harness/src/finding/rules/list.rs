@@ -1,15 +1,16 @@
 //! The list of rules, and all findings of a fact book.
 
-use super::{boot, drivers, group, health, initramfs, iommu, storage, vm};
+use super::{blacklist, boot, drivers, group, health, initramfs, iommu, storage, vm};
 use crate::finding::book::FactBook;
 use crate::finding::model::{Finding, Rule};
 use crate::finding::view::View;
 use crate::scenario::nearest::nearest;
 
-const ALL: [&[Rule]; 8] = [
+const ALL: [&[Rule]; 9] = [
     iommu::RULES,
     boot::RULES,
     initramfs::RULES,
+    blacklist::RULES,
     drivers::RULES,
     group::RULES,
     vm::RULES,

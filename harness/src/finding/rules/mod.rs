@@ -1,5 +1,6 @@
 //! All rules, by what they are about.
 
+mod blacklist;
 mod boot;
 mod drivers;
 mod group;

@@ -1,17 +1,16 @@
-//! Cases of the host: IOMMU, boot, drivers.
+//! Cases of the host: IOMMU, boot, initramfs.
 
+use super::drivers::blacklist_of_package;
 use super::*;
-use crate::finding::Incident;
 use crate::lab::Firmware;
 use crate::probe::host_config::SyntaxError;
 use crate::probe::kernel_log::{LogLine, LogTopic};
-use crate::probe::platform::Watchdog;
 
-fn platform(book: &mut FactBook) -> &mut crate::probe::platform::PlatformFacts {
+pub(super) fn platform(book: &mut FactBook) -> &mut crate::probe::platform::PlatformFacts {
     book.facts.platform.as_mut().unwrap()
 }
 
-fn config(book: &mut FactBook) -> &mut crate::probe::host_config::HostConfigFacts {
+pub(super) fn config(book: &mut FactBook) -> &mut crate::probe::host_config::HostConfigFacts {
     book.facts.host_config.as_mut().unwrap()
 }
 
@@ -49,12 +48,12 @@ fn without_flags(book: &mut FactBook) {
     }
 }
 
-fn grub(book: &mut FactBook, words: &str) {
+pub(super) fn grub(book: &mut FactBook, words: &str) {
     let name = "GRUB_CMDLINE_LINUX_DEFAULT".to_owned();
     config(book).grub_defaults.insert(name, words.to_owned());
 }
 
-fn entry(book: &mut FactBook, words: &str) {
+pub(super) fn entry(book: &mut FactBook, words: &str) {
     config(book).grub_entries[0] = words.split(' ').map(str::to_owned).collect();
 }
 
@@ -76,33 +75,16 @@ fn systemd_boot(book: &mut FactBook) {
 }
 
 /// The write-up's blacklist, in force.
-fn blacklist(book: &mut FactBook) {
+pub(super) fn blacklist(book: &mut FactBook) {
     for module in ["ahci", "libahci"] {
         rule_on_disk(book, &format!("blacklist {module}"), true);
         unload(book, module);
     }
 }
 
-fn watchdog(book: &mut FactBook, state: &str) {
-    platform(book).watchdogs.push(Watchdog {
-        name: "watchdog0".to_owned(),
-        identity: "iTCO_wdt".to_owned(),
-        state: state.to_owned(),
-    });
-}
-
-/// A blacklist that came with a package, of a module that is loaded, and before all others.
-fn blacklist_of_package(book: &mut FactBook, module: &str) {
-    let file = "usr/lib/modprobe.d/blacklist_watchdog.conf";
-    let line = format!("blacklist {module}");
-    config(book)
-        .rules
-        .insert(0, modprobe(&format!("/{file}"), &line));
-    let facts = &mut book.facts;
-    let in_image = modprobe(file, &line);
-    facts.initramfs.as_mut().unwrap().rules.push(in_image);
-    let loaded = &mut facts.modules.as_mut().unwrap().loaded;
-    loaded.insert(module.to_owned());
+fn image_written_after_boot(book: &mut FactBook) {
+    let image = "/boot/initrd.img-6.12.117+deb13-amd64".to_owned();
+    config(book).written.insert(image, 1_753_000_500);
 }
 
 /// The kernel's words on parameters that it does not know.
@@ -195,21 +177,45 @@ pub(super) fn cases() -> Vec<Case> {
                     .to_owned(),
             });
         }),
+        // The IOMMU is on without the words, and has what the VM claims.
+        warning("grub-not-updated", |book| {
+            words(book, "quiet");
+            entry(book, "console=ttyS0 quiet");
+        }),
+        warning("grub-not-updated", |book| grub(book, "quiet")),
         error("grub-not-updated", |book| {
+            grub(book, "quiet intel_iommu=on iommu=pt vfio-pci.ids=8086:2922");
+        }),
+        error("grub-not-updated", |book| {
+            // No VM shows that it works.
+            vm(book, "memory: 512");
             words(book, "quiet");
             entry(book, "console=ttyS0 quiet");
         }),
-        error("grub-not-updated", |book| grub(book, "quiet")),
-        error("wrong-bootloader-file", |book| {
-            kernel_cmdline(book, "root=UUID=1 quiet intel_iommu=on");
-            words(book, "quiet");
-            grub(book, "quiet");
-            entry(book, "console=ttyS0 quiet");
+        Case {
+            besides: &["iommu-not-enabled"],
+            ..error("grub-not-updated", |book| {
+                no_iommu(book);
+                words(book, "quiet");
+                entry(book, "console=ttyS0 quiet");
+            })
+        },
+        warning("wrong-bootloader-file", |book| {
+            without_flags(book);
+            kernel_cmdline(book, "root=UUID=1 quiet amd_iommu=on iommu.passthrough=1");
         }),
-        error("wrong-bootloader-file", |book| {
+        warning("wrong-bootloader-file", |book| {
             systemd_boot(book);
             words(book, "initrd=\\EFI\\proxmox\\x root=ZFS=rpool/ROOT/pve-1");
             kernel_cmdline(book, "root=ZFS=rpool/ROOT/pve-1");
+        }),
+        error("wrong-bootloader-file", |book| {
+            kernel_cmdline(book, "root=UUID=1 quiet modprobe.blacklist=ahci");
+        }),
+        error("wrong-bootloader-file", |book| {
+            without_flags(book);
+            kernel_cmdline(book, "root=UUID=1 quiet intel_iommu=on");
+            book.facts.vm_configs = None;
         }),
         warning("boot-entry-not-refreshed", |book| {
             systemd_boot(book);
@@ -223,12 +229,18 @@ pub(super) fn cases() -> Vec<Case> {
         warning("reboot-pending", |book| {
             // The initramfs has the blacklist, and was built after this boot.
             rule_on_disk(book, "blacklist ahci", true);
-            let image = "/boot/initrd.img-6.12.117+deb13-amd64".to_owned();
-            config(book).written.insert(image, 1_753_000_500);
+            bind(book, "00:1f.2", "ahci");
+            image_written_after_boot(book);
         }),
         error("initramfs-stale", |book| {
             rule_on_disk(book, "blacklist ahci", false);
             bind(book, "00:1f.2", "ahci");
+        }),
+        error("initramfs-stale", |book| {
+            rule_on_disk(book, "blacklist smartpqi", false);
+            let drivers = &mut book.facts.initramfs.as_mut().unwrap().drivers;
+            drivers.insert("smartpqi".to_owned());
+            bind(book, "00:1f.2", "smartpqi");
         }),
         error("initramfs-stale", |book| {
             // Taken away on the disk only.
@@ -260,62 +272,6 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         error("no-boot-loader", |book| {
             run(book).console.push("Shell> ".to_owned());
-        }),
-        warning("blacklist-bypassed", |book| {
-            rule_on_disk(book, "blacklist ahci", true);
-        }),
-        error("blacklist-bypassed", |book| {
-            rule_on_disk(book, "blacklist ahci", true);
-            bind(book, "00:1f.2", "ahci");
-        }),
-        error("blacklist-bypassed", |book| {
-            // Another module, of no harm, comes first.
-            rule_on_disk(book, "blacklist libahci", true);
-            rule_on_disk(book, "blacklist ahci", true);
-            bind(book, "00:1f.2", "ahci");
-        }),
-        error("blacklist-bypassed", |book| {
-            blacklist_of_package(book, "ahci");
-            bind(book, "00:1f.2", "ahci");
-        }),
-        warning("blacklist-bypassed", |book| {
-            blacklist_of_package(book, "iTCO_wdt");
-            rule_on_disk(book, "blacklist ahci", true);
-        }),
-        note("blacklist-covers-other-controllers", |book| {
-            blacklist(book);
-            add_twin(book, "02:00.0", "none");
-        }),
-        warning("ids-match-two-controllers", |book| {
-            rule_on_disk(book, "options vfio_pci ids=8086:2922", true);
-            add_twin(book, "02:00.0", "vfio-pci");
-        }),
-        error("ids-match-two-controllers", |book| {
-            words(
-                book,
-                "quiet intel_iommu=on iommu=pt vfio-pci.ids=10de:1b80,8086:2922",
-            );
-            grub(
-                book,
-                "intel_iommu=on iommu=pt vfio-pci.ids=10de:1b80,8086:2922",
-            );
-            entry(
-                book,
-                "intel_iommu=on iommu=pt vfio-pci.ids=10de:1b80,8086:2922",
-            );
-            add_twin(book, "02:00.0", "ahci");
-            let disks = &mut book.facts.host_storage.as_mut().unwrap().disks;
-            let mut disk = disks[0].clone();
-            disk.controller = Some(address("02:00.0"));
-            disk.uses.clear();
-            disks.push(disk);
-        }),
-        note("vfio-virqfd-gone", |_| {}),
-        error("watchdog-armed", |book| watchdog(book, "active")),
-        error("watchdog-armed", |book| {
-            run(book).incidents.push(Incident::Watchdog {
-                action: "reset".to_owned(),
-            });
         }),
     ]
 }
@@ -448,6 +404,15 @@ fn files_of_boot_loaders() {
     silent("reboot-pending", |book| {
         rule_on_disk(book, "blacklist ahci", true)
     });
+    // Proxmox's watchdog-mux loads the watchdog by its name at each boot.
+    silent("reboot-pending", |book| {
+        blacklist_of_package(book, "softdog");
+        image_written_after_boot(book);
+    });
+    silent("reboot-pending", |book| {
+        rule_on_disk(book, "blacklist sg", true);
+        image_written_after_boot(book);
+    });
     let unused = changed(|book| {
         systemd_boot(book);
         config(book).grub_syntax_errors.push(SyntaxError {
@@ -500,58 +465,5 @@ fn initramfs_and_root() {
         run(book)
             .console
             .push("BdsDxe: starting Boot0001 \"UEFI Misc Device\"".to_owned())
-    });
-}
-
-#[test]
-fn drivers() {
-    silent("blacklist-bypassed", blacklist);
-    silent("blacklist-bypassed", |book| {
-        rule_on_disk(book, "blacklist ahci", false)
-    });
-    silent("blacklist-bypassed", |book| {
-        rule_on_disk(book, "blacklist ahci", true);
-        config(book).written.clear();
-    });
-    // Proxmox keeps watchdogs from loading by alias, and loads the one that it is told to by its name.
-    silent("blacklist-bypassed", |book| {
-        blacklist_of_package(book, "iTCO_wdt")
-    });
-    silent("blacklist-bypassed", |book| {
-        rule_on_disk(book, "blacklist ahci", true);
-        config(book).watchdog_module = Some("ahci".to_owned());
-    });
-    silent("blacklist-covers-other-controllers", blacklist);
-    silent("blacklist-covers-other-controllers", |book| {
-        add_twin(book, "02:00.0", "none")
-    });
-    silent("ids-match-two-controllers", |book| {
-        rule_on_disk(book, "options vfio_pci ids=8086:2922", true);
-    });
-    silent("ids-match-two-controllers", |book| {
-        rule_on_disk(book, "options vfio_pci ids=8086:2922:1af4:1100", true);
-        add_twin(book, "02:00.0", "ahci");
-        device(book, "02:00.0").subsystem_device = "0815".to_owned();
-    });
-    silent("ids-match-two-controllers", |book| {
-        rule_on_disk(book, "options vfio_pci ids=8086:2922", true);
-        add_twin(book, "02:00.0", "vfio-pci");
-        vm(
-            book,
-            "machine: q35\nhostpci0: 00:1f.2,pcie=1\nhostpci1: 02:00,pcie=1",
-        );
-    });
-    silent("vfio-virqfd-gone", |book| {
-        book.facts.modules.as_mut().unwrap().failed.clear()
-    });
-    silent("watchdog-armed", |book| watchdog(book, "inactive"));
-    silent("watchdog-armed", |book| {
-        watchdog(book, "active");
-        vm(book, "hostpci0: 00:01.0");
-    });
-    silent("watchdog-armed", |book| {
-        run(book).incidents.push(Incident::Reset {
-            reason: "guest-reset".to_owned(),
-        });
     });
 }

@@ -1,5 +1,6 @@
 //! Every rule fires on facts that prove it and on nothing like them.
 
+mod drivers;
 mod guest;
 mod healthy;
 mod host;
@@ -55,7 +56,7 @@ fn note(id: &'static str, change: impl FnOnce(&mut FactBook)) -> Case {
 
 /// All cases in which a rule fires.
 fn cases() -> Vec<Case> {
-    [host::cases(), guest::cases()]
+    [host::cases(), drivers::cases(), guest::cases()]
         .into_iter()
         .flatten()
         .collect()
@@ -77,6 +78,15 @@ fn silent(id: &str, change: impl FnOnce(&mut FactBook)) {
         .into_iter()
         .find(|one| one.id == id);
     assert_eq!(found, None);
+}
+
+/// The commands that put a finding right.
+#[track_caller]
+fn fix(id: &str, change: impl FnOnce(&mut FactBook)) -> Vec<String> {
+    let found = derive(&changed(change))
+        .into_iter()
+        .find(|one| one.id == id);
+    found.unwrap().fix
 }
 
 #[test]
