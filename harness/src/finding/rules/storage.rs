@@ -335,17 +335,14 @@ fn disks_not_controller(view: &View<'_>) -> Option<Draft> {
 
 /// Lines that hand a disk of the host to a VM which the VM does not boot from.
 fn raw_disks(vm: &VmConfigFile) -> Vec<String> {
-    let Some(main) = vm.main() else {
-        return Vec::new();
-    };
-    let boot = main
+    let boot = vm
         .value("boot")
         .and_then(|value| value.strip_prefix("order="));
     let Some(boot) = boot else { return Vec::new() };
     let boots = |key: &str| boot.split([';', ',']).any(|one| one == key);
     ["scsi", "sata", "virtio", "ide"]
         .iter()
-        .flat_map(|kind| main.numbered(kind))
+        .flat_map(|kind| vm.numbered(kind))
         .filter(|line| line.value.starts_with("/dev/") && !boots(&line.key))
         .map(|line| format!("{}.conf: {}: {}", vm.vmid, line.key, line.value))
         .collect()

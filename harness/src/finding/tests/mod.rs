@@ -4,6 +4,7 @@ mod guest;
 mod healthy;
 mod host;
 mod mask;
+mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,10 +56,17 @@ fn note(id: &'static str, change: impl FnOnce(&mut FactBook)) -> Case {
 
 /// All cases in which a rule fires.
 fn cases() -> Vec<Case> {
-    [host::cases(), guest::cases()]
+    [host::cases(), guest::cases(), vm::cases()]
         .into_iter()
         .flatten()
         .collect()
+}
+
+/// The finding of a rule.
+#[track_caller]
+fn finding(book: &FactBook, id: &str) -> Finding {
+    let mut findings = derive(book).into_iter();
+    findings.find(|one| one.id == id).unwrap()
 }
 
 /// Errors and warnings.
