@@ -3,6 +3,7 @@
 
 use super::book::{FactBook, FactSet, RunContext};
 use crate::lab::{Firmware, PciAddress};
+use crate::probe::host_storage::Storage;
 use crate::probe::iommu::IommuGroup;
 use crate::probe::pci::PciDevice;
 use crate::probe::vm::ConfigLine;
@@ -103,6 +104,16 @@ impl<'a> View<'a> {
     pub(super) fn mapping(&self, name: &str) -> Option<&'a DeviceMapping> {
         let mut mappings = self.facts().vm_configs.iter().flat_map(|one| &one.mappings);
         mappings.find(|one| one.name == name)
+    }
+
+    /// The storages that Proxmox activates on this host.
+    pub(super) fn active_storages(&self) -> impl Iterator<Item = &'a Storage> {
+        let facts = self.facts();
+        let storages = facts.host_storage.iter().flat_map(|one| &one.storages);
+        storages.filter(move |one| {
+            let here = one.nodes.iter().any(|node| own_node(facts) == Some(node));
+            !one.disabled && (here || one.nodes.is_empty())
+        })
     }
 
     /// The name that Proxmox has for this host.

@@ -28,17 +28,18 @@ pub(super) fn disk_on_controller(book: &mut FactBook, uses: &[(UseKind, &str)]) 
         });
 }
 
-fn pool_on(book: &mut FactBook, disk: &str) {
+pub(super) fn pool_on(book: &mut FactBook, disk: &str) {
     book.facts.host_storage.as_mut().unwrap().pools = Some(vec![HostPool {
         name: "tank".to_owned(),
         health: "ONLINE".to_owned(),
         disks: vec![disk.to_owned()],
         missing: Vec::new(),
+        import_unit: None,
     }]);
 }
 
 /// The controller is with the VM, and what the host had on its disks is left hanging.
-fn pulled(book: &mut FactBook) {
+pub(super) fn pulled(book: &mut FactBook) {
     pool_on(book, "sda");
     let storage = book.facts.host_storage.as_mut().unwrap();
     let pool = &mut storage.pools.as_mut().unwrap()[0];

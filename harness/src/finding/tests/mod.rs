@@ -4,6 +4,7 @@ mod guest;
 mod healthy;
 mod host;
 mod mask;
+mod storage;
 mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +57,7 @@ fn note(id: &'static str, change: impl FnOnce(&mut FactBook)) -> Case {
 
 /// All cases in which a rule fires.
 fn cases() -> Vec<Case> {
-    [host::cases(), guest::cases(), vm::cases()]
+    [host::cases(), guest::cases(), vm::cases(), storage::cases()]
         .into_iter()
         .flatten()
         .collect()
