@@ -74,13 +74,14 @@ struct Names {
 fn kind_of(key: &str) -> Option<&'static str> {
     match key {
         "serial" | "wwn" | "lunid" => Some(SERIAL),
-        "host-name" | "node" => Some(HOST),
+        "host-name" | "node" | "nodes" => Some(HOST),
         _ => None,
     }
 }
 
 const SERIAL: &str = "SERIAL";
 const HOST: &str = "HOST";
+const UUID: &str = "UUID";
 
 impl Names {
     /// Notes what certain fields and names of disks hold.
@@ -208,16 +209,25 @@ impl Names {
                 .map_or(rest.len(), |at| start + at);
             let (before, word) = (&rest[..start], &rest[start..end]);
             let core = word.trim_matches(['-', ':', '.']);
-            // A letter before or after makes it part of a longer word.
-            let inside = (word.starts_with(core) && before.ends_with(char::is_alphabetic))
-                || rest[end..].starts_with(char::is_alphabetic);
+            // The device mapper doubles the `-` of a volume group that is called by a UUID.
+            let plain = core.replace("--", "-");
+            // A letter before or after makes it part of a longer word, but for what follows a UUID and a `-`.
+            let inside = |kind: &str| {
+                let ends = word.ends_with(core) || kind != UUID;
+                (word.starts_with(core) && before.ends_with(char::is_alphabetic))
+                    || (ends && rest[end..].starts_with(char::is_alphabetic))
+            };
             out.push_str(before);
-            match shape(core).filter(|_| !inside) {
+            match shape(&plain).filter(|kind| !inside(kind)) {
                 Some(kind) => {
-                    let known = self.shapes.get(core).cloned();
+                    let known = self.shapes.get(&plain).cloned();
                     let placeholder = known.unwrap_or_else(|| self.next(kind));
-                    out.push_str(&word.replacen(core, &placeholder, 1));
-                    self.shapes.insert(core.to_owned(), placeholder);
+                    let shown = match plain == core {
+                        true => placeholder.clone(),
+                        false => placeholder.replace('-', "--"),
+                    };
+                    out.push_str(&word.replacen(core, &shown, 1));
+                    self.shapes.insert(plain, placeholder);
                 }
                 None => out.push_str(word),
             }
@@ -309,7 +319,7 @@ fn is_number(text: &str) -> bool {
 fn shape(word: &str) -> Option<&'static str> {
     let lengths = |separator: char| word.split(separator).map(str::len).collect::<Vec<_>>();
     if lengths('-') == [8, 4, 4, 4, 12] {
-        return Some("UUID");
+        return Some(UUID);
     }
     if lengths(':') == [2; 6] && !word.contains('-') {
         return Some("MAC");

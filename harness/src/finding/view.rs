@@ -3,10 +3,11 @@
 
 use super::book::{FactBook, FactSet, RunContext};
 use crate::lab::{Firmware, PciAddress};
+use crate::probe::host_storage::Storage;
 use crate::probe::iommu::IommuGroup;
 use crate::probe::pci::PciDevice;
 use crate::probe::vm::ConfigLine;
-use crate::probe::vm_configs::{self, MappedDevice, VmConfigFile};
+use crate::probe::vm_configs::{self, DeviceMapping, MappedDevice, VmConfigFile};
 use crate::scenario::{DriverState, Vmid};
 
 /// A fact book with what follows from it directly.
@@ -23,6 +24,8 @@ pub(super) struct Claim<'a> {
     /// Such as `hostpci0`.
     pub(super) key: &'a str,
     pub(super) value: &'a str,
+    /// Whether the line is among the changes that the next start applies.
+    pub(super) pending: bool,
     /// Behind a root port.
     pub(super) pcie: bool,
     /// `driver=keep`.
@@ -41,7 +44,8 @@ pub(super) struct Claim<'a> {
 impl Claim<'_> {
     /// The line with the file that it stands in.
     pub(super) fn quote(&self) -> String {
-        format!("{}.conf: {}: {}", self.vmid, self.key, self.value)
+        let section = if self.pending { "[PENDING] " } else { "" };
+        format!("{}.conf: {section}{}: {}", self.vmid, self.key, self.value)
     }
 }
 
@@ -94,6 +98,27 @@ impl<'a> View<'a> {
     /// Whether a device of a mapping is one of this host's.
     pub(super) fn is_here(&self, device: &MappedDevice) -> bool {
         is_here(self.facts(), device)
+    }
+
+    /// The mapping of this name.
+    pub(super) fn mapping(&self, name: &str) -> Option<&'a DeviceMapping> {
+        let mut mappings = self.facts().vm_configs.iter().flat_map(|one| &one.mappings);
+        mappings.find(|one| one.name == name)
+    }
+
+    /// The storages that Proxmox activates on this host.
+    pub(super) fn active_storages(&self) -> impl Iterator<Item = &'a Storage> {
+        let facts = self.facts();
+        let storages = facts.host_storage.iter().flat_map(|one| &one.storages);
+        storages.filter(move |one| {
+            let here = one.nodes.iter().any(|node| own_node(facts) == Some(node));
+            !one.disabled && (here || one.nodes.is_empty())
+        })
+    }
+
+    /// The name that Proxmox has for this host.
+    pub(super) fn own_node(&self) -> Option<&'a str> {
+        own_node(self.facts())
     }
 
     /// The devices that VMs claim, each once.
@@ -214,10 +239,7 @@ fn claims(facts: &FactSet) -> Vec<Claim<'_>> {
     };
     let mut claims = Vec::new();
     for vm in &configs.vms {
-        let lines = vm
-            .main()
-            .into_iter()
-            .flat_map(|main| main.numbered("hostpci"));
+        let lines = vm.numbered("hostpci").into_iter();
         claims.extend(lines.filter_map(|line| claim(facts, vm, line)));
     }
     claims
@@ -250,6 +272,7 @@ fn claim<'a>(facts: &'a FactSet, vm: &'a VmConfigFile, line: &'a ConfigLine) -> 
         vm,
         key: &line.key,
         value: &line.value,
+        pending: vm.pending().is_some_and(|one| one.lines.contains(line)),
         pcie: is("pcie", "1"),
         keeps_driver: is("driver", "keep"),
         paths: paths.map(str::to_owned).collect(),
@@ -268,10 +291,13 @@ fn mapped_here<'a>(facts: &'a FactSet, name: Option<&String>) -> impl Iterator<I
     here.map(|device| &device.path)
 }
 
-/// Proxmox names a node as its host, up to the first dot. Where the host's name is not known, no node is
-/// this one.
+/// Where the host's name is not known, no node is this one.
 fn is_here(facts: &FactSet, device: &MappedDevice) -> bool {
-    let host = facts.platform.as_ref().map(|one| one.host_name.as_str());
-    let own = host.and_then(|name| name.split('.').next());
-    device.node.as_deref().is_none_or(|node| own == Some(node))
+    let node = device.node.as_deref();
+    node.is_none_or(|node| own_node(facts) == Some(node))
+}
+
+/// Proxmox names a node as its host, up to the first dot.
+fn own_node(facts: &FactSet) -> Option<&str> {
+    facts.platform.as_ref()?.host_name.split('.').next()
 }

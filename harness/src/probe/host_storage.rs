@@ -1,7 +1,7 @@
 //! What the host itself does with its disks: which controller each is on, and whether it holds the host's
 //! root, a mount, swap, a volume group, an array or an imported pool.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,57 @@ pub struct HostStorageFacts {
     /// File systems that are still mounted and whose disk is gone, as `/dev/sda1 on /srv`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost_mounts: Vec<String>,
+    /// What Proxmox keeps on disks of its nodes; empty as well where that could not be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub storages: Vec<Storage>,
+}
+
+/// A storage of `/etc/pve/storage.cfg`. One that is not disabled is activated again every few seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Storage {
+    /// Its name.
+    pub id: String,
+    /// Its type.
+    pub kind: StorageKind,
+    /// The pool, with a dataset or without, the volume group or the folder that it is in.
+    pub place: String,
+    /// The nodes that have it; empty where all have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+    /// Whether it is disabled.
+    #[serde(default)]
+    pub disabled: bool,
+}
+
+/// A type of storage that is on a node's own disks.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::EnumString,
+)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub enum StorageKind {
+    /// A pool of ZFS.
+    Zfspool,
+    /// A volume group.
+    Lvm,
+    /// A thin pool in a volume group.
+    Lvmthin,
+    /// A folder.
+    Dir,
+    /// A folder on Btrfs.
+    Btrfs,
+}
+
+impl StorageKind {
+    /// The property that says where it is.
+    pub fn property(self) -> &'static str {
+        match self {
+            StorageKind::Zfspool => "pool",
+            StorageKind::Lvm | StorageKind::Lvmthin => "vgname",
+            StorageKind::Dir | StorageKind::Btrfs => "path",
+        }
+    }
 }
 
 /// A disk of the host.
@@ -92,6 +143,9 @@ pub struct HostPool {
     /// Devices of it that the host does not have any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// The unit that imports it at boot, if it is enabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import_unit: Option<String>,
 }
 
 impl HostDisk {
@@ -114,7 +168,8 @@ impl HostStorageFacts {
 /// A device's folder in sysfs is its path through the machine. An NVMe disk's may be virtual, so there
 /// the folder of its controller is asked for. `zpool list -HPLv` is what Proxmox itself asks; where the
 /// module is not loaded it would load it, and there can be no pool. It follows links, so that a mapper's
-/// device is `dm-0` there, which `lsblk` calls its `KNAME`.
+/// device is `dm-0` there, which `lsblk` calls its `KNAME`. A file system of Btrfs has the same `UUID` on each
+/// of its disks, and `lsblk` shows its mounts at one of them only.
 pub const SCRIPT: &str = r#"
 for disk in /sys/block/*; do
     cd -P "$disk" 2>/dev/null && printf 'path\t%s\t%s\n' "${disk##*/}" "$PWD"
@@ -133,8 +188,14 @@ if [ -e /sys/module/zfs ] && command -v zpool >/dev/null; then
     echo zfs
     pools=$(zpool list -HPLv 2>/dev/null) && printf '%s\n' "$pools" | sed 's/^/zpool\t/'
 fi
+for unit in /etc/systemd/system/zfs-import.target.wants/zfs-import@*; do
+    [ -L "$unit" ] && printf 'import-unit\t%s\n' "${unit##*/}"
+done
+if [ -r /etc/pve/storage.cfg ]; then
+    while IFS= read -r line || [ -n "$line" ]; do printf 'storage\t%s\n' "$line"; done </etc/pve/storage.cfg
+fi
 echo lsblk
-lsblk --json --bytes --output NAME,KNAME,TYPE,SIZE,MODEL,SERIAL,FSTYPE,MOUNTPOINTS || exit
+lsblk --json --bytes --output NAME,KNAME,TYPE,SIZE,MODEL,SERIAL,FSTYPE,UUID,MOUNTPOINTS || exit
 echo end
 "#;
 
@@ -163,6 +224,8 @@ struct Device {
     size: u64,
     model: Option<String>,
     serial: Option<String>,
+    fstype: Option<String>,
+    uuid: Option<String>,
     #[serde(default)]
     mountpoints: Vec<Option<String>>,
     #[serde(default)]
@@ -185,15 +248,25 @@ impl Device {
         self.tree().into_iter().flat_map(names).flatten().collect()
     }
 
-    fn uses(&self, below: bool) -> Vec<DiskUse> {
-        let mounts = self.mountpoints.iter().flatten().map(|point| DiskUse {
-            kind: match point.as_str() {
+    /// The file system, if it is one that may be on several disks.
+    fn btrfs(&self) -> Option<&str> {
+        let btrfs = self.fstype.as_deref() == Some("btrfs");
+        self.uuid.as_deref().filter(|_| btrfs)
+    }
+
+    /// What it is used for; `mounts` are those of the file systems on several disks.
+    fn uses(&self, below: bool, mounts: &BTreeMap<&str, Vec<&str>>) -> Vec<DiskUse> {
+        let own = self.mountpoints.iter().flatten().map(String::as_str);
+        let shared = self.btrfs().and_then(|uuid| mounts.get(uuid));
+        let points = own.chain(shared.into_iter().flatten().copied());
+        let mounts = points.map(|point| DiskUse {
+            kind: match point {
                 "/" => UseKind::Root,
                 "[SWAP]" => UseKind::Swap,
                 "/boot" | "/boot/efi" | "/efi" => UseKind::Boot,
                 _ => UseKind::Mount,
             },
-            name: point.clone(),
+            name: point.to_owned(),
         });
         let layer = match self.kind.as_str() {
             "lvm" => Some(UseKind::Lvm),
@@ -230,7 +303,15 @@ pub fn parse(output: &str) -> Result<HostStorageFacts, ParseError> {
         .iter()
         .filter(|one| one.kind == "disk" && one.size > 0)
         .collect();
-    let mut disks: Vec<HostDisk> = whole.iter().map(|one| listed.disk(one)).collect();
+    let mut mounts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for one in lsblk.blockdevices.iter().flat_map(Device::tree) {
+        if let Some(uuid) = one.btrfs() {
+            let points = one.mountpoints.iter().flatten().map(String::as_str);
+            mounts.entry(uuid).or_default().extend(points);
+        }
+    }
+    let disk = |one: &&Device| listed.disk(one, &mounts);
+    let mut disks: Vec<HostDisk> = whole.iter().map(disk).collect();
     if disks.is_empty() {
         return Err(ParseError::missing("any disk"));
     }
@@ -242,13 +323,17 @@ pub fn parse(output: &str) -> Result<HostStorageFacts, ParseError> {
         .chain(listed.paths.iter().map(|(name, _)| name.clone()))
         .collect();
     let pools = listed.pools.as_ref().map(|pools| {
-        let pool = |pool: &ListedPool| pool.on(&whole, &known);
+        let pool = |pool: &ListedPool| HostPool {
+            import_unit: listed.import_unit(&pool.name),
+            ..pool.on(&whole, &known)
+        };
         pools.iter().map(pool).collect()
     });
     Ok(HostStorageFacts {
         disks,
         pools,
         lost_mounts: listed.lost_mounts,
+        storages: storages(&listed.storage_lines),
     })
 }
 
@@ -261,6 +346,9 @@ struct Listed {
     root_pool: Option<String>,
     lost_mounts: Vec<String>,
     pools: Option<Vec<ListedPool>>,
+    /// The units that import a pool each, such as `zfs-import@tank.service`.
+    import_units: Vec<String>,
+    storage_lines: Vec<String>,
 }
 
 /// A pool as ZFS lists it.
@@ -292,17 +380,24 @@ impl Listed {
                     let pools = pools.ok_or_else(|| record.refuse("no zpool was found before"))?;
                     pool_line(&record, pools)?;
                 }
+                "import-unit" => listed.import_units.push(record.one()?.to_owned()),
+                "storage" => listed.storage_lines.push(record.one()?.to_owned()),
                 _ => return Err(record.unknown()),
             }
         }
         Ok(listed)
     }
 
-    fn disk(&self, device: &Device) -> HostDisk {
+    fn import_unit(&self, pool: &str) -> Option<String> {
+        let unit = format!("zfs-import@{}.service", escaped(pool));
+        self.import_units.iter().find(|one| **one == unit).cloned()
+    }
+
+    fn disk(&self, device: &Device, mounts: &BTreeMap<&str, Vec<&str>>) -> HostDisk {
         let tree = device.tree();
         let layers = tree.iter().enumerate();
         let mut uses: BTreeSet<DiskUse> = layers
-            .flat_map(|(index, one)| one.uses(index > 0))
+            .flat_map(|(index, one)| one.uses(index > 0, mounts))
             .collect();
         let names = device.names();
         let pools = self.pools.iter().flatten();
@@ -353,6 +448,7 @@ impl ListedPool {
             health: self.health.clone(),
             disks: holding.map(|disk| disk.name.clone()).collect(),
             missing: gone.cloned().collect(),
+            import_unit: None,
         }
     }
 }
@@ -387,6 +483,61 @@ fn pool_line(record: &Record<'_>, pools: &mut Vec<ListedPool>) -> Result<(), Par
         members: Vec::new(),
     });
     Ok(())
+}
+
+/// A pool's name as a part of a unit's name, as systemd writes it.
+fn escaped(pool: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ":_.".contains(c);
+    pool.chars()
+        .map(|c| match plain(c) {
+            true => c.to_string(),
+            false => format!("\\x{:02x}", u32::from(c)),
+        })
+        .collect()
+}
+
+/// The storages on disks of nodes. A line `TYPE: NAME` begins each, and what is indented belongs to it.
+fn storages(lines: &[String]) -> Vec<Storage> {
+    let mut storages: Vec<Storage> = Vec::new();
+    // Whether what is indented belongs to one that is kept.
+    let mut kept = false;
+    for line in lines {
+        let text = line.trim();
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        if !line.starts_with([' ', '\t']) {
+            let section = text
+                .split_once(':')
+                .and_then(|(kind, id)| Some((kind.parse().ok()?, id.trim())));
+            kept = section.is_some();
+            storages.extend(section.map(|(kind, id)| Storage {
+                id: id.to_owned(),
+                kind,
+                place: String::new(),
+                nodes: Vec::new(),
+                disabled: false,
+            }));
+            continue;
+        }
+        let Some(storage) = storages.last_mut().filter(|_| kept) else {
+            continue;
+        };
+        // A flag may stand alone.
+        let (key, value) = text.split_once(char::is_whitespace).unwrap_or((text, "1"));
+        let value = value.trim();
+        match key {
+            "disable" => storage.disabled = qm::config::parse_boolean(value) == Some(true),
+            "nodes" => {
+                let nodes = value.split([',', ';', ' ']).filter(|node| !node.is_empty());
+                storage.nodes = nodes.map(str::to_owned).collect();
+            }
+            key if key == storage.kind.property() => value.clone_into(&mut storage.place),
+            _ => {}
+        }
+    }
+    storages.retain(|storage| !storage.place.is_empty());
+    storages
 }
 
 #[cfg(test)]

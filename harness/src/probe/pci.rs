@@ -53,6 +53,11 @@ impl PciFacts {
 }
 
 impl PciDevice {
+    /// Vendor and device id, such as `8086:2922`.
+    pub fn id(&self) -> String {
+        format!("{}:{}", self.vendor, self.device)
+    }
+
     /// Whether it is a mass storage controller.
     pub fn is_storage(&self) -> bool {
         self.class.starts_with("01")

@@ -144,17 +144,31 @@ pub(crate) fn optional(field: &str) -> Option<String> {
     (field != "-").then(|| field.to_owned())
 }
 
-/// Runs a probe's script with another folder in place of `/`, where it looks below `/sys`; programs in
-/// its `bin` come first.
+/// A probe's script with another folder in place of `/`, where it looks below `/etc`, `/run` and `/sys`;
+/// programs in its `bin` come first.
+#[cfg(test)]
+pub(super) fn on_a_fake_root(
+    shell: &str,
+    script: &str,
+    root: &std::path::Path,
+) -> std::process::Command {
+    // The folder may itself be below one of them.
+    let marked = ["/etc/", "/run/", "/sys/"]
+        .into_iter()
+        .fold(script.to_owned(), |script, folder| {
+            script.replace(folder, &format!("\0{folder}"))
+        });
+    let script = marked.replace('\0', &root.display().to_string());
+    let path = format!("{}/bin:{}", root.display(), std::env::var("PATH").unwrap());
+    let mut command = std::process::Command::new(shell);
+    command.args(["-c", &script]).env("PATH", path);
+    command
+}
+
+/// What such a script prints.
 #[cfg(test)]
 pub(super) fn run_on_a_fake_root(shell: &str, script: &str, root: &std::path::Path) -> String {
-    let script = script.replace("/sys/", &format!("{}/sys/", root.display()));
-    let path = format!("{}/bin:{}", root.display(), std::env::var("PATH").unwrap());
-    let output = std::process::Command::new(shell)
-        .args(["-c", &script])
-        .env("PATH", path)
-        .output()
-        .unwrap();
+    let output = on_a_fake_root(shell, script, root).output().unwrap();
     assert!(
         output.status.success(),
         "{}",

@@ -79,12 +79,59 @@ pub struct MappedDevice {
     pub id: Option<String>,
     /// The node that it is on.
     pub node: Option<String>,
+    /// What else Proxmox compares with the hardware at a start; none in records made before it was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<MappedHardware>,
+}
+
+/// What a device was when it was mapped, beside its ids, as the file has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MappedHardware {
+    /// The number of its IOMMU group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iommu_group: Option<String>,
+    /// Vendor and device id of the subsystem, such as `1000:3020`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subsystem_id: Option<String>,
 }
 
 impl VmConfigFile {
-    /// The section that counts.
+    /// The section that counts as long as the VM runs.
     pub fn main(&self) -> Option<&VmSection> {
         self.sections.first()
+    }
+
+    /// The changes that the next start applies. Proxmox keeps the last section of this name.
+    pub fn pending(&self) -> Option<&VmSection> {
+        self.sections.iter().rfind(|section| section.is_pending())
+    }
+
+    /// The value of a key at the next start; of the last line where there are two, as Proxmox has it.
+    pub fn value(&self, key: &str) -> Option<&str> {
+        let lines = self.lines();
+        let line = lines.into_iter().rev().find(|line| line.key == key);
+        line.map(|line| line.value.as_str())
+    }
+
+    /// The lines of the next start whose keys are a name and a number, as [`VmSection::numbered`] has them.
+    pub fn numbered(&self, name: &str) -> Vec<&ConfigLine> {
+        numbered(self.lines(), name)
+    }
+
+    /// The lines that count at the next start: what is pending comes last and so takes the place of others.
+    fn lines(&self) -> Vec<&ConfigLine> {
+        let pending: Vec<&ConfigLine> = self.pending().iter().flat_map(|one| &one.lines).collect();
+        let (deletions, set): (Vec<_>, Vec<_>) =
+            pending.into_iter().partition(|line| line.key == DELETE);
+        // A leading `!` asks for a forced removal, which is a matter of disks only.
+        let names = deletions
+            .iter()
+            .flat_map(|line| line.value.split([',', ';', ' ']));
+        let deleted: Vec<&str> = names.map(|name| name.trim_start_matches('!')).collect();
+        let main = self.main().into_iter().flat_map(|main| &main.lines);
+        let kept = main.filter(|line| !deleted.contains(&line.key.as_str()));
+        kept.chain(set).collect()
     }
 }
 
@@ -97,17 +144,27 @@ impl VmSection {
 
     /// The lines whose keys are a name and a number, such as `hostpci0`, and that no later one takes the place
     /// of: Proxmox keeps the last line of a key that it can read.
-    pub fn numbered<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s ConfigLine> {
-        let lines = self.lines.iter().enumerate();
-        let standing = lines.filter(|(at, line)| {
-            let mut later = self.lines[at + 1..].iter();
-            !later.any(|one| one.key == line.key && is_readable(one))
-        });
-        standing.map(|(_, line)| line).filter(move |line| {
-            let number = line.key.strip_prefix(name);
-            number.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
-        })
+    pub fn numbered(&self, name: &str) -> Vec<&ConfigLine> {
+        numbered(self.lines.iter().collect(), name)
     }
+
+    /// Whether it holds changes that wait for a start.
+    pub fn is_pending(&self) -> bool {
+        let name = self.name.as_deref();
+        name.is_some_and(|name| name.eq_ignore_ascii_case("pending"))
+    }
+}
+
+fn numbered<'l>(mut lines: Vec<&'l ConfigLine>, name: &str) -> Vec<&'l ConfigLine> {
+    lines.retain(|line| {
+        let number = line.key.strip_prefix(name);
+        number.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    });
+    let standing = lines.iter().enumerate().filter(|(at, line)| {
+        let mut later = lines[at + 1..].iter();
+        !later.any(|one| one.key == line.key && is_readable(one))
+    });
+    standing.map(|(_, line)| *line).collect()
 }
 
 /// Whether Proxmox can read a line.
@@ -115,16 +172,23 @@ fn is_readable(line: &ConfigLine) -> bool {
     qm::config::check_type(&line.key, &line.value).is_ok()
 }
 
-/// A VM runs if the process that its pid file names is there: asking `qm` starts Perl, for each VM.
+/// A VM runs if the process that its pid file names is there: asking `qm` starts Perl, for each VM. Where
+/// `pve-cluster` is down there is no such folder, and for anybody but root there are files that cannot be
+/// read: neither is a host without VMs. Proxmox takes no notice of files whose names are no numbers.
 pub const SCRIPT: &str = r#"
-for file in /etc/pve/qemu-server/*.conf; do
-    [ -f "$file" ] || continue
+readable() { [ -r "$1" ] || { echo "$1 cannot be read: only root may" >&2; exit 1; }; }
+cd /etc/pve/qemu-server || exit
+for file in "$PWD"/*.conf; do
     vmid=${file##*/} vmid=${vmid%.conf} state=stopped
+    case $vmid in '' | 0* | *[!0-9]*) continue ;; esac
+    [ -f "$file" ] || continue
+    readable "$file"
     if read -r pid 2>/dev/null </run/qemu-server/$vmid.pid && [ -d "/proc/$pid" ]; then state=running; fi
     printf 'vm\t%s\t%s\n' "$vmid" "$state"
     while IFS= read -r line || [ -n "$line" ]; do printf 'line\t%s\n' "$line"; done <"$file"
 done
 if [ -f /etc/pve/mapping/pci.cfg ]; then
+    readable /etc/pve/mapping/pci.cfg
     while IFS= read -r line || [ -n "$line" ]; do printf 'mapping\t%s\n' "$line"; done </etc/pve/mapping/pci.cfg
 fi
 echo end
@@ -141,10 +205,13 @@ pub async fn read<G: Guest>(
     ask(Probe::VmConfigs, pve, Exec::shell(SCRIPT, limit), parse).await
 }
 
+/// The key of the pending changes that names settings to remove.
+const DELETE: &str = "delete";
+
 /// Keys without a number that are kept.
-const PLAIN_KEYS: [&str; 12] = [
-    "agent", "args", "balloon", "bios", "boot", "cores", "cpu", "machine", "memory", "onboot",
-    "scsihw", "template",
+const PLAIN_KEYS: [&str; 13] = [
+    "agent", "args", "balloon", "bios", "boot", "cores", "cpu", DELETE, "machine", "memory",
+    "onboot", "scsihw", "template",
 ];
 
 /// Keys with a number that are kept.
@@ -274,6 +341,10 @@ fn mapping_line(mappings: &mut Vec<DeviceMapping>, line: &str) {
                     path,
                     id: property("id"),
                     node: property("node"),
+                    hardware: Some(MappedHardware {
+                        iommu_group: property("iommugroup"),
+                        subsystem_id: property("subsystem-id"),
+                    }),
                 });
             }
         }
@@ -297,129 +368,4 @@ pub fn names(prefix: &str, address: PciAddress) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    // By hand, after files of Proxmox VE 9.
-    const HOST: &str = "vm\t100\trunning
-line\t#notes%3A secret
-line\tagent: 1
-line\tcipassword: $5$abc
-line\thostpci0: 0000:00:1f.2,pcie=1
-line\tmachine: q35
-line\tscsi0: local-lvm:vm-100-disk-0,iothread=1
-line\t
-line\t[before]
-line\tagent: 1
-line\thostpci0: 0000:00:1f.2,pcie=1
-line\tmachine: q35
-line\tsnaptime: 1753000000
-vm\t101\tstopped
-line\tmachine: q35
-line\thostpci1: 0000:00:1f.2 pcie=1
-mapping\thba
-mapping\t\tmap id=1000:0072,iommugroup=12,node=pve,path=0000:01:00.0,subsystem-id=1000:3020
-mapping\t\tlive-migration-capable 1
-end
-";
-
-    #[test]
-    fn sections_are_kept_apart_and_private_lines_left_out() {
-        let facts = parse(HOST).unwrap();
-        let [first, second] = facts.vms.as_slice() else {
-            panic!("{facts:?}")
-        };
-        assert!(first.running && !second.running);
-        let main = first.main().unwrap();
-        assert_eq!(main.value("hostpci0"), Some("0000:00:1f.2,pcie=1"));
-        assert_eq!(main.numbered("scsi").count(), 1);
-        assert!(!serde_json::to_string(&facts).unwrap().contains("secret"));
-        assert!(
-            !serde_json::to_string(&facts)
-                .unwrap()
-                .contains("cipassword")
-        );
-        assert!(first.sections[1].has_snaptime && first.sections[1].out_of_order.is_empty());
-        assert_eq!(first.warnings, [""; 0]);
-
-        assert_eq!(
-            second.warnings,
-            [
-                "vm 101 - unable to parse value of 'hostpci1' - invalid key in comma-separated list property: 0000:00:1f.2 pcie"
-            ]
-        );
-        assert_eq!(
-            second.sections[0].out_of_order,
-            ["hostpci1: 0000:00:1f.2 pcie=1"]
-        );
-
-        let mapping = &facts.mappings[0];
-        assert_eq!(
-            (mapping.name.as_str(), mapping.live_migration),
-            ("hba", true)
-        );
-        assert_eq!(mapping.devices[0].id.as_deref(), Some("1000:0072"));
-    }
-
-    #[test]
-    fn a_later_line_takes_the_place_of_an_earlier_one() {
-        let lines = [
-            "hostpci0: 00:1f.2",
-            "scsi0: a:0",
-            "hostpci1: 01:00.0",
-            "hostpci0: 02:00.0",
-            "hostpci1: 01:00.0 pcie=1",
-            "scsi0: b:0",
-        ];
-        let section = &sections(&lines.join("\n"))[0];
-        let shown = |name: &str| -> Vec<String> {
-            let lines = section.numbered(name);
-            lines
-                .map(|line| format!("{}: {}", line.key, line.value))
-                .collect()
-        };
-        // What cannot be read is none that could.
-        assert_eq!(shown("hostpci"), [lines[2], lines[3], lines[4]]);
-        assert_eq!(shown("scsi"), [lines[5]]);
-    }
-
-    #[test]
-    fn a_number_that_proxmox_does_not_know_gives_no_device() {
-        let section =
-            &sections("hostpci15: 00:1f.2\nhostpci16: 01:00.0\nscsi30: a:0\nscsi030: b:0\n")[0];
-        let keys: Vec<_> = section.lines.iter().map(|line| line.key.as_str()).collect();
-        assert_eq!(keys, ["hostpci15", "scsi30"]);
-    }
-
-    #[test]
-    fn addresses_may_be_short() {
-        let address = "0000:00:1f.2".parse().unwrap();
-        for (prefix, is) in [
-            ("0000:00:1f.2", true),
-            ("00:1f.2", true),
-            ("00:1F.2", true),
-            ("00:1f", true),
-            ("0000:00:1f", true),
-            ("00:1", false),
-            ("00:1f.0", false),
-            ("0001:00:1f.2", false),
-        ] {
-            assert_eq!(names(prefix, address), is, "{prefix}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_known_is_refused() {
-        for (output, says) in [
-            ("", "no output"),
-            ("vm\t100\trunning\n", "breaks off"),
-            ("vm\tx\trunning\nend\n", "no number"),
-            ("line\tmachine: q35\nend\n", "no VM was named"),
-            ("vms\t100\nend\n", "`vms`"),
-        ] {
-            let error = parse(output).unwrap_err().to_string();
-            assert!(error.contains(says), "{output:?}: {error}");
-        }
-        assert!(parse("end\n").unwrap().vms.is_empty());
-    }
-}
+mod tests;

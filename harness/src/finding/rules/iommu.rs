@@ -116,10 +116,11 @@ fn without_iommu(view: &View<'_>, words: &[&str]) -> Option<Vec<String>> {
     iommu.units.is_empty().then(|| there.cloned().collect())
 }
 
-/// Without anybody who wants passthrough, no IOMMU is nothing bad.
+/// Without anybody who wants passthrough, no IOMMU is nothing bad. That nobody does is only known where the
+/// VMs are.
 fn wanted(view: &View<'_>) -> bool {
     let asked = without_iommu(view, &ON).is_some_and(|words| !words.is_empty());
-    asked || !view.claims().is_empty()
+    asked || !view.claims().is_empty() || view.facts().vm_configs.is_none()
 }
 
 const NO_UNIT: &str = "/sys/class/iommu is empty";
@@ -320,7 +321,7 @@ fn no_interrupt_remapping(view: &View<'_>) -> Option<Draft> {
     let mut draft = Draft::new(
         "the IOMMU does not remap interrupts, so VFIO refuses to give the controller away",
     )
-    .severity_if(view.claims().is_empty(), Severity::Note);
+    .severity_if(!wanted(view), Severity::Note);
     for (source, quote) in proof {
         draft = draft.proof(source, quote);
     }

@@ -1,10 +1,13 @@
 //! Who uses the disks: the host beside the guest, or the guest without their controller.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use super::drivers::id_taking;
 use super::references::{PVE_DISKS, PVE_PASSTHROUGH, ZFS_IMPORT};
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::{Claim, View, describe, is_on_vfio};
-use crate::probe::host_storage::{HostDisk, UseKind};
+use crate::probe::host_storage::{DiskUse, HostDisk, HostPool, StorageKind, UseKind};
 use crate::probe::modules::canonical;
 use crate::probe::vm_configs::VmConfigFile;
 use crate::scenario::DriverState;
@@ -33,7 +36,8 @@ pub(super) const RULES: &[Rule] = &[
         severity: Severity::Error,
         summary: "the host has imported the pool that belongs to the guest",
         explanation: "A pool that two systems have imported at once is damaged beyond repair. Proxmox hosts have ZFS and \
-            import pools that they have seen before at boot.",
+            import pools that they have seen before at boot. A pool that is a storage of Proxmox's they import again within \
+            seconds, whenever it is not there.",
         reference: ZFS_IMPORT,
         derive: pool_on_host,
     },
@@ -157,16 +161,35 @@ fn in_use_on_host(view: &View<'_>) -> Option<Draft> {
     ))
     .proof("vm-configs", claim.quote())
     .proofs("host-storage", disks.iter().map(|disk| uses(disk)));
-    for one in disks.iter().flat_map(|disk| &disk.uses) {
+    // Each once, though several disks have it, and a mount before the one that it is in.
+    let uses: BTreeSet<&DiskUse> = disks.iter().flat_map(|disk| &disk.uses).collect();
+    let of = |kind: UseKind| uses.iter().filter(move |one| one.kind == kind);
+    let kinds = [StorageKind::Dir, StorageKind::Btrfs];
+    draft = without_storages(view, draft, &kinds, |place| {
+        of(UseKind::Mount).any(|mount| Path::new(place).starts_with(&mount.name))
+    });
+    for mount in of(UseKind::Mount).rev() {
+        draft = draft.fix(format!(
+            "umount {}   # and take it out of /etc/fstab",
+            word(&mount.name)
+        ));
+    }
+    let groups: BTreeSet<String> = of(UseKind::Lvm)
+        .map(|one| volume_group(&one.name))
+        .collect();
+    for group in &groups {
+        let kinds = [StorageKind::Lvm, StorageKind::Lvmthin];
+        draft = without_storages(view, draft, &kinds, |place| place == group)
+            .fix(match group.starts_with("ceph-") {
+                true => {
+                    format!("# stop and destroy the OSD in {group}, under this node, Ceph, OSD")
+                }
+                false => format!("# stop the VMs and containers that have volumes in {group}"),
+            })
+            .fix(format!("vgchange -an {}", word(group)));
+    }
+    for one in uses {
         draft = match one.kind {
-            UseKind::Mount => draft.fix(format!(
-                "umount {}   # and take it out of /etc/fstab",
-                word(&one.name)
-            )),
-            UseKind::Lvm => draft.fix(format!(
-                "lvchange -an {}",
-                word(&format!("/dev/mapper/{}", one.name))
-            )),
             UseKind::Raid => draft.fix(format!(
                 "mdadm --stop {}",
                 word(&format!("/dev/{}", one.name))
@@ -176,6 +199,55 @@ fn in_use_on_host(view: &View<'_>) -> Option<Draft> {
         };
     }
     Some(draft)
+}
+
+/// With the commands that keep Proxmox from activating its storages again in certain places.
+fn without_storages(
+    view: &View<'_>,
+    draft: Draft,
+    kinds: &[StorageKind],
+    is_place: impl Fn(&str) -> bool,
+) -> Draft {
+    let storages = view.active_storages();
+    let there = storages.filter(|one| kinds.contains(&one.kind) && is_place(&one.place));
+    there.fold(draft, |draft, one| {
+        let quote = format!(
+            "storage.cfg: {}: {}, {} {}",
+            one.kind,
+            one.id,
+            one.kind.property(),
+            one.place
+        );
+        draft.proof("host-storage", quote).fix(format!(
+            "pvesm set {} --disable 1   # or remove it under Datacenter, Storage",
+            word(&one.id)
+        ))
+    })
+}
+
+/// The volume group of a volume that the device mapper has: what comes before the first `-`, where each
+/// `-` of a name stands twice.
+fn volume_group(mapped: &str) -> String {
+    let mut group = String::new();
+    let mut letters = mapped.chars().peekable();
+    while let Some(letter) = letters.next() {
+        if letter == '-' && letters.next_if_eq(&'-').is_none() {
+            break;
+        }
+        group.push(letter);
+    }
+    group
+}
+
+/// With what keeps the host from importing a pool again.
+fn without_imports(view: &View<'_>, draft: Draft, pool: &HostPool) -> Draft {
+    let draft = without_storages(view, draft, &[StorageKind::Zfspool], |place| {
+        place.split('/').next() == Some(pool.name.as_str())
+    });
+    match &pool.import_unit {
+        Some(unit) => draft.fix(format!("systemctl disable {}", word(unit))),
+        None => draft,
+    }
 }
 
 /// The claim of a VM that has got a controller of disks, itself or along with its group: another device
@@ -223,25 +295,23 @@ fn pool_on_host(view: &View<'_>) -> Option<Draft> {
         if pool.disks.is_empty()
             && let (Some(device), Some(claim)) = (pool.missing.first(), given(view))
         {
-            return Some(
-                Draft::new(format!(
-                    "the host had imported `{}` when VM {} took its disks",
-                    pool.name, claim.vmid
-                ))
-                .proof(
-                    "host-storage",
-                    format!(
-                        "zpool list: {} {}, and {device} is gone",
-                        pool.name, pool.health
-                    ),
-                )
-                .proof("vm-configs", claim.quote())
-                .fix(format!("qm shutdown {}", claim.vmid))
-                .fix(format!(
-                    "# give the disks back, then: zpool clear {0}; zpool export {0}",
-                    pool.name
-                )),
-            );
+            let draft = Draft::new(format!(
+                "the host had imported `{}` when VM {} took its disks",
+                pool.name, claim.vmid
+            ))
+            .proof(
+                "host-storage",
+                format!(
+                    "zpool list: {} {}, and {device} is gone",
+                    pool.name, pool.health
+                ),
+            )
+            .proof("vm-configs", claim.quote())
+            .fix(format!("qm shutdown {}", claim.vmid));
+            return Some(without_imports(view, draft, pool).fix(format!(
+                "# give the disks back, then: zpool clear {0}; zpool export {0}",
+                pool.name
+            )));
         }
         let disk = storage.disks.iter().find(|disk| {
             let claimed = disk
@@ -254,11 +324,23 @@ fn pool_on_host(view: &View<'_>) -> Option<Draft> {
         else {
             continue;
         };
+        let draft = Draft::new(format!(
+            "the host has imported `{}`, whose disks are on the controller of VM {}",
+            pool.name, claim.vmid
+        ))
+        .proof(
+            "host-storage",
+            format!(
+                "zpool list: {} {} on {}",
+                pool.name,
+                pool.health,
+                pool.disks.join(" ")
+            ),
+        )
+        .proof("host-storage", uses(disk))
+        .proof("vm-configs", claim.quote());
         return Some(
-            Draft::new(format!("the host has imported `{}`, whose disks are on the controller of VM {}", pool.name, claim.vmid))
-                .proof("host-storage", format!("zpool list: {} {} on {}", pool.name, pool.health, pool.disks.join(" ")))
-                .proof("host-storage", uses(disk))
-                .proof("vm-configs", claim.quote())
+            without_imports(view, draft, pool)
                 .fix(format!("zpool export {}", word(&pool.name)))
                 .fix("# have the controller at vfio-pci from boot on, so that the host never sees its disks"),
         );
@@ -335,17 +417,14 @@ fn disks_not_controller(view: &View<'_>) -> Option<Draft> {
 
 /// Lines that hand a disk of the host to a VM which the VM does not boot from.
 fn raw_disks(vm: &VmConfigFile) -> Vec<String> {
-    let Some(main) = vm.main() else {
-        return Vec::new();
-    };
-    let boot = main
+    let boot = vm
         .value("boot")
         .and_then(|value| value.strip_prefix("order="));
     let Some(boot) = boot else { return Vec::new() };
     let boots = |key: &str| boot.split([';', ',']).any(|one| one == key);
     ["scsi", "sata", "virtio", "ide"]
         .iter()
-        .flat_map(|kind| main.numbered(kind))
+        .flat_map(|kind| vm.numbered(kind))
         .filter(|line| line.value.starts_with("/dev/") && !boots(&line.key))
         .map(|line| format!("{}.conf: {}: {}", vm.vmid, line.key, line.value))
         .collect()

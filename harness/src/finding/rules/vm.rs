@@ -1,14 +1,14 @@
 //! The VM's configuration.
 
+mod place;
+
 use std::collections::BTreeMap;
 
 use super::references::{PVE_BACKUP, PVE_CONFIG, PVE_MAPPINGS, PVE_PASSTHROUGH};
 use crate::finding::model::{Draft, Rule, Severity, word};
-use crate::finding::view::{Claim, View, describe};
+use crate::finding::view::{Claim, View};
 use crate::lab::PciAddress;
-use crate::probe::kernel_log::PciIdentity;
-use crate::probe::pci::PciDevice;
-use crate::probe::vm_configs;
+use crate::probe::vm_configs::VmConfigFile;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -39,19 +39,21 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "no-such-address",
         severity: Severity::Error,
-        summary: "the hostpci line names an address at which the host has no device",
-        explanation: "`qm start` ends with `no PCI device found for …`. The address may be mistyped, or the device is gone.",
+        summary: "the hostpci line names an address without a device, or a mapping that this host does not have",
+        explanation: "`qm start` ends with `no PCI device found for …`: the address may be mistyped, or the device is gone. \
+            With a mapping that has no entry for this node it ends with `PCI device mapping not found for …`.",
         reference: PVE_PASSTHROUGH,
-        derive: no_such_address,
+        derive: place::no_such_address,
     },
     Rule {
         id: "address-renumbered",
         severity: Severity::Error,
-        summary: "the device that the hostpci line means has moved to another address",
+        summary: "the device that the hostpci line means has moved, or is not what its mapping says",
         explanation: "PCI bus numbers are given in the order of finding. A card that is added or taken out before the \
-            controller moves it, and its old address may be another device's now.",
+            controller moves it, and its old address may be another device's now. A mapping also says what ids and which \
+            IOMMU group the device had, and `qm start` refuses where that is not so any more.",
         reference: PVE_MAPPINGS,
-        derive: renumbered,
+        derive: place::renumbered,
     },
     Rule {
         id: "controller-claimed-twice",
@@ -102,20 +104,46 @@ fn unparsable(view: &View<'_>) -> Option<Draft> {
             )
             .fix(format!("qm config {}", first.vmid))
             .fix(format!(
-                "qm set {} --hostpci0 0000:BB:DD.F,pcie=1",
-                first.vmid
+                "qm set {} --{} 0000:BB:DD.F{}",
+                first.vmid,
+                key_to_set(view, first),
+                if is_q35(first) { ",pcie=1" } else { "" }
             )),
     )
+}
+
+/// The key that a warning is about, or the first that is free where that one holds a device or is none of
+/// Proxmox's.
+fn key_to_set(view: &View<'_>, vm: &VmConfigFile) -> String {
+    let holds = |key: &str| {
+        let mut claims = view.claims().iter();
+        claims.any(|claim| claim.vmid == vm.vmid && claim.key == key)
+    };
+    let named = vm.warnings.iter().filter_map(|words| {
+        let (_, rest) = words.split_once("hostpci")?;
+        let end = rest.find(|c: char| !c.is_ascii_digit());
+        Some(format!("hostpci{}", &rest[..end.unwrap_or(rest.len())]))
+    });
+    let known = |key: &String| qm::config::setting(key).is_some();
+    let all = (0..).map(|number| format!("hostpci{number}"));
+    named
+        .filter(known)
+        .chain(all.take_while(known))
+        .find(|key| !holds(key))
+        .unwrap_or("hostpciN".to_owned())
+}
+
+fn is_q35(vm: &VmConfigFile) -> bool {
+    vm.value("machine")
+        .is_some_and(|machine| machine.contains("q35"))
 }
 
 fn in_snapshot_section(view: &View<'_>) -> Option<Draft> {
     let configs = view.facts().vm_configs.as_ref()?;
     for vm in &configs.vms {
-        let main = vm.main()?;
         for section in vm.sections.iter().skip(1) {
             let name = section.name.as_deref().unwrap_or_default();
-            let other =
-                name.eq_ignore_ascii_case("pending") || name.to_lowercase().starts_with("special:");
+            let other = section.is_pending() || name.to_lowercase().starts_with("special:");
             // A snapshot of a VM that had the device has the line too, but then Proxmox wrote it: sorted, and
             // beside a time.
             let by_hand = |key: &str| {
@@ -127,7 +155,8 @@ fn in_snapshot_section(view: &View<'_>) -> Option<Draft> {
             };
             let line = section
                 .numbered("hostpci")
-                .find(|line| main.value(&line.key).is_none() && by_hand(&line.key));
+                .into_iter()
+                .find(|line| vm.value(&line.key).is_none() && by_hand(&line.key));
             let Some(line) = line.filter(|_| !other) else {
                 continue;
             };
@@ -155,19 +184,11 @@ fn in_snapshot_section(view: &View<'_>) -> Option<Draft> {
 }
 
 fn i440fx(view: &View<'_>) -> Option<Draft> {
-    let machine = |claim: &Claim<'_>| {
-        claim
-            .vm
-            .main()
-            .and_then(|main| main.value("machine"))
-            .map(str::to_owned)
-    };
-    let q35 = |claim: &Claim<'_>| machine(claim).is_some_and(|machine| machine.contains("q35"));
     let claim = view
         .claims()
         .iter()
-        .find(|claim| claim.pcie && !q35(claim))?;
-    let is = match machine(claim) {
+        .find(|claim| claim.pcie && !is_q35(claim.vm))?;
+    let is = match claim.vm.value("machine") {
         Some(machine) => format!("machine: {machine}"),
         None => "no machine line, which means i440fx".to_owned(),
     };
@@ -187,170 +208,9 @@ fn i440fx(view: &View<'_>) -> Option<Draft> {
     )
 }
 
-/// A path of a claim at which there is no device.
-fn empty_path<'c>(view: &View<'_>, claim: &'c Claim<'_>) -> Option<&'c String> {
-    let devices = &view.facts().pci.as_ref()?.devices;
-    claim.paths.iter().find(|path| {
-        !devices
-            .iter()
-            .any(|one| vm_configs::names(path, one.address))
-    })
-}
-
-fn no_such_address(view: &View<'_>) -> Option<Draft> {
-    let (claim, path) = view
-        .claims()
-        .iter()
-        .find_map(|claim| Some((claim, empty_path(view, claim)?)))?;
-    if renumbered(view).is_some() {
-        return None;
-    }
-    let controllers = view
-        .facts()
-        .pci
-        .iter()
-        .flat_map(|pci| &pci.devices)
-        .filter(|one| one.is_storage());
-    Some(
-        Draft::new(format!(
-            "VM {} wants the device at {path}, and there is none",
-            claim.vmid
-        ))
-        .proof("vm-configs", claim.quote())
-        .proofs(
-            "pci",
-            controllers.map(|one| format!("a storage controller: {}", describe(one))),
-        )
-        .proofs("run", view.said("no PCI device found"))
-        .fix("lspci -nn")
-        .fix(format!(
-            "qm set {} --{} 0000:BB:DD.F,pcie=1",
-            claim.vmid, claim.key
-        )),
-    )
-}
-
-fn ids(device: &PciIdentity) -> String {
-    format!("{}:{}", device.vendor, device.device)
-}
-
-fn renumbered(view: &View<'_>) -> Option<Draft> {
-    moved(view).or_else(|| mapping_differs(view))
-}
-
-/// What was at a claimed address before is now elsewhere.
-fn moved(view: &View<'_>) -> Option<Draft> {
-    let facts = view.facts();
-    let now = &facts.pci.as_ref()?.devices;
-    let (source, earlier) = match view.run() {
-        Some(run) if !run.earlier_devices.is_empty() => ("run", &run.earlier_devices),
-        _ => ("kernel-log", &facts.kernel_log.as_ref()?.previous_devices),
-    };
-    let is = |address: PciAddress, id: &str| {
-        let found = now.iter().find(|one| one.address == address);
-        found.is_some_and(|one| format!("{}:{}", one.vendor, one.device) == id)
-    };
-    for claim in view.claims() {
-        let named = |one: &&PciIdentity| {
-            claim
-                .paths
-                .iter()
-                .any(|path| vm_configs::names(path, one.address))
-        };
-        for before in earlier.iter().filter(named) {
-            let id = ids(before);
-            let elsewhere = now.iter().find(|one| {
-                let there_before = earlier
-                    .iter()
-                    .any(|old| old.address == one.address && ids(old) == id);
-                is(one.address, &id) && !there_before
-            });
-            let (false, Some(new)) = (is(before.address, &id), elsewhere) else {
-                continue;
-            };
-            let at = now.iter().find(|one| one.address == before.address);
-            let at = at.map_or("nothing".to_owned(), describe);
-            return Some(
-                Draft::new(format!(
-                    "the device of VM {} was at {} and is now at {}",
-                    claim.vmid, before.address, new.address
-                ))
-                .proof("vm-configs", claim.quote())
-                .proof(
-                    source,
-                    format!("before: {} [{id}] class {}", before.address, before.class),
-                )
-                .proof("pci", format!("now there: {at}"))
-                .proof("pci", format!("now: {}", describe(new)))
-                .fix(format!(
-                    "qm set {} --{} {},pcie={}",
-                    claim.vmid,
-                    claim.key,
-                    new.address,
-                    u8::from(claim.pcie)
-                ))
-                .fix("# a resource mapping would have refused to start the VM with another device"),
-            );
-        }
-    }
-    None
-}
-
-/// The devices whose id a mapping holds: each of its list, and of a path without a function the function 0.
-/// Proxmox looks at no other function.
-fn identified<'a>(view: &View<'a>, list: &str) -> impl Iterator<Item = &'a PciDevice> {
-    let pci = view.facts().pci.as_ref();
-    list.split(';').filter_map(move |path| {
-        let mut devices = pci?.devices.iter();
-        devices.find(|one| {
-            let function = path.contains('.') || one.address.function == 0;
-            function && vm_configs::names(path, one.address)
-        })
-    })
-}
-
-/// A mapping says what the device was when it was made.
-fn mapping_differs(view: &View<'_>) -> Option<Draft> {
-    let configs = view.facts().vm_configs.as_ref()?;
-    for claim in view.claims() {
-        let mapping = configs
-            .mappings
-            .iter()
-            .find(|one| Some(&one.name) == claim.mapping.as_ref());
-        let Some(mapping) = mapping else { continue };
-        for device in mapping.devices.iter().filter(|one| view.is_here(one)) {
-            let Some(id) = &device.id else { continue };
-            let is_other = |one: &&PciDevice| {
-                !id.eq_ignore_ascii_case(&format!("{}:{}", one.vendor, one.device))
-            };
-            let Some(found) = identified(view, &device.path).find(is_other) else {
-                continue;
-            };
-            return Some(
-                Draft::new(format!(
-                    "the mapping `{}` means a [{id}] at {}, and another device is there",
-                    mapping.name, found.address
-                ))
-                .proof("vm-configs", claim.quote())
-                .proof(
-                    "vm-configs",
-                    format!("pci.cfg: {}: id={id},path={}", mapping.name, device.path),
-                )
-                .proof("pci", describe(found))
-                .fix("lspci -nn")
-                .fix(format!(
-                    "# make the mapping `{}` anew under Datacenter, Resource Mappings",
-                    mapping.name
-                )),
-            );
-        }
-    }
-    None
-}
-
 /// Whether a VM's file has the value `1` for a key.
 fn is_set(claim: &Claim<'_>, key: &str) -> bool {
-    claim.vm.main().and_then(|main| main.value(key)) == Some("1")
+    claim.vm.value(key) == Some("1")
 }
 
 /// The first two claims of one VM.
@@ -398,15 +258,9 @@ fn claimed_twice(view: &View<'_>) -> Option<Draft> {
 
 /// A claim on a storage controller that stays on this host.
 fn fixed_claim<'v, 'a>(view: &'v View<'a>) -> Option<&'v Claim<'a>> {
-    let mappings = view
-        .facts()
-        .vm_configs
-        .as_ref()
-        .map(|configs| &configs.mappings);
     view.claims().iter().find(|claim| {
-        let mapping = mappings.iter().flat_map(|all| all.iter());
-        let mut mapping = mapping.filter(|one| Some(&one.name) == claim.mapping.as_ref());
-        !mapping.any(|one| one.live_migration)
+        let mapping = claim.mapping.as_deref().and_then(|name| view.mapping(name));
+        !mapping.is_some_and(|one| one.live_migration)
     })
 }
 

@@ -5,9 +5,10 @@ use crate::finding::Incident;
 use crate::lab::PciAddress;
 use crate::probe::host_storage::{DiskUse, HostDisk, HostPool, UseKind};
 use crate::probe::kernel_log::PciIdentity;
+use crate::probe::vm_configs::MappedHardware;
 
 /// A disk of the host on the controller that VM 100 claims.
-fn disk_on_controller(book: &mut FactBook, uses: &[(UseKind, &str)]) {
+pub(super) fn disk_on_controller(book: &mut FactBook, uses: &[(UseKind, &str)]) {
     let uses = uses.iter().map(|(kind, name)| DiskUse {
         kind: *kind,
         name: (*name).to_owned(),
@@ -27,17 +28,18 @@ fn disk_on_controller(book: &mut FactBook, uses: &[(UseKind, &str)]) {
         });
 }
 
-fn pool_on(book: &mut FactBook, disk: &str) {
+pub(super) fn pool_on(book: &mut FactBook, disk: &str) {
     book.facts.host_storage.as_mut().unwrap().pools = Some(vec![HostPool {
         name: "tank".to_owned(),
         health: "ONLINE".to_owned(),
         disks: vec![disk.to_owned()],
         missing: Vec::new(),
+        import_unit: None,
     }]);
 }
 
 /// The controller is with the VM, and what the host had on its disks is left hanging.
-fn pulled(book: &mut FactBook) {
+pub(super) fn pulled(book: &mut FactBook) {
     pool_on(book, "sda");
     let storage = book.facts.host_storage.as_mut().unwrap();
     let pool = &mut storage.pools.as_mut().unwrap()[0];
@@ -75,7 +77,7 @@ fn network_through(book: &mut FactBook, at: &str) {
     network.interfaces[0].device = Some(address(at));
 }
 
-fn identity(at: PciAddress, id: &str) -> PciIdentity {
+pub(super) fn identity(at: PciAddress, id: &str) -> PciIdentity {
     let (vendor, device) = id.split_once(':').unwrap();
     PciIdentity {
         address: at,
@@ -86,7 +88,7 @@ fn identity(at: PciAddress, id: &str) -> PciIdentity {
 }
 
 /// The controller behind a root port, where another card is now.
-fn renumber(book: &mut FactBook) -> Vec<PciIdentity> {
+pub(super) fn renumber(book: &mut FactBook) -> Vec<PciIdentity> {
     add_twin(book, "02:00.0", "ahci");
     vm(book, "machine: q35\nhostpci0: 0000:01:00.0,pcie=1");
     vec![
@@ -95,8 +97,9 @@ fn renumber(book: &mut FactBook) -> Vec<PciIdentity> {
     ]
 }
 
-/// VMs from number 100 on, each with its lines, and the mapping `hba` with its alternatives.
-fn mapped(book: &mut FactBook, vms: &[&str], alternatives: &[&str]) {
+/// VMs from number 100 on, each with its lines, and the mapping `hba` with its alternatives. Where these say
+/// neither group nor subsystem, it is as in records of before those were read.
+pub(super) fn mapped(book: &mut FactBook, vms: &[&str], alternatives: &[&str]) {
     let mut text = String::new();
     for (index, lines) in vms.iter().enumerate() {
         text.push_str(&format!("vm\t{}\tstopped\n", 100 + index));
@@ -109,11 +112,17 @@ fn mapped(book: &mut FactBook, vms: &[&str], alternatives: &[&str]) {
         text.push_str(&format!("mapping\t map {alternative}\n"));
     }
     text.push_str("end\n");
-    book.facts.vm_configs = Some(crate::probe::vm_configs::parse(&text).unwrap());
+    let mut configs = crate::probe::vm_configs::parse(&text).unwrap();
+    for device in configs.mappings.iter_mut().flat_map(|one| &mut one.devices) {
+        device
+            .hardware
+            .take_if(|one| *one == MappedHardware::default());
+    }
+    book.facts.vm_configs = Some(configs);
 }
 
 /// A card with two functions, of which the second is another device.
-fn add_card_of_two(book: &mut FactBook) {
+pub(super) fn add_card_of_two(book: &mut FactBook) {
     add_twin(book, "01:00.1", "vfio-pci");
     device(book, "01:00.1").device = "1aef".to_owned();
     add_twin(book, "01:00.0", "vfio-pci");
@@ -129,7 +138,7 @@ fn either_of_two(book: &mut FactBook, vms: &[&str]) {
     mapped(book, vms, &alternatives);
 }
 
-fn call_host(book: &mut FactBook, name: &str) {
+pub(super) fn call_host(book: &mut FactBook, name: &str) {
     book.facts.platform.as_mut().unwrap().host_name = name.to_owned();
 }
 
@@ -451,12 +460,6 @@ fn the_vms_file() {
     silent("no-such-address", |book| {
         vm(book, "hostpci0: 00:1e.2");
         book.facts.pci = None;
-    });
-    silent("no-such-address", |book| {
-        // The mapping's device is on another node.
-        let text = "vm\t100\tstopped\nline\thostpci0: mapping=hba\nmapping\thba\n\
-                    mapping\t map id=1000:0072,node=node8,path=0000:09:00.0\nend\n";
-        book.facts.vm_configs = Some(crate::probe::vm_configs::parse(text).unwrap());
     });
     silent("address-renumbered", |book| {
         // It was nowhere before either.

@@ -133,6 +133,7 @@ fn a_disk_that_no_probe_saw_is_masked_by_its_name() {
             health: "ONLINE".to_owned(),
             disks: vec!["vda".to_owned()],
             missing: missing.iter().map(|one| (*one).to_owned()).collect(),
+            import_unit: None,
         };
         book.facts.host_storage.as_mut().unwrap().pools = Some(vec![pool(&[
             "disk/by-id/ata-ST12000NM0008-2H3101_ZTMFFFFF-part1",

@@ -5,6 +5,8 @@ mod guest;
 mod healthy;
 mod host;
 mod mask;
+mod storage;
+mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,10 +58,23 @@ fn note(id: &'static str, change: impl FnOnce(&mut FactBook)) -> Case {
 
 /// All cases in which a rule fires.
 fn cases() -> Vec<Case> {
-    [host::cases(), drivers::cases(), guest::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        host::cases(),
+        drivers::cases(),
+        guest::cases(),
+        vm::cases(),
+        storage::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The finding of a rule.
+#[track_caller]
+fn finding(book: &FactBook, id: &str) -> Finding {
+    let mut findings = derive(book).into_iter();
+    findings.find(|one| one.id == id).unwrap()
 }
 
 /// Errors and warnings.

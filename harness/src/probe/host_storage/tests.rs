@@ -1,4 +1,5 @@
 use super::*;
+use crate::probe::text::run_on_a_fake_root;
 
 // By hand, after a Proxmox VE 9 host with its root in ZFS on NVMe, and LVM on a SATA disk.
 const HOST: &str = "path\tsda\t/sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda
@@ -176,4 +177,159 @@ fn what_is_not_known_is_refused() {
         let error = parse(&output).unwrap_err().to_string();
         assert!(error.contains(says), "{says}: {error}");
     }
+}
+
+/// The installer's Btrfs mirror, whose mount `lsblk` shows at one of its disks.
+#[test]
+fn each_disk_of_a_file_system_has_its_mounts() {
+    let disk = |name: &str, uuid: &str, points: &str| {
+        format!(
+            "{{\"name\":\"{name}\",\"type\":\"disk\",\"size\":1000,\"children\":[\
+             {{\"name\":\"{name}2\",\"type\":\"part\",\"size\":1,\"fstype\":\"vfat\",\"uuid\":\"1B2C-3D4E\",\"mountpoints\":[null]}},\
+             {{\"name\":\"{name}3\",\"type\":\"part\",\"size\":900,\"fstype\":\"btrfs\",\"uuid\":\"{uuid}\",\"mountpoints\":[{points}]}}]}}"
+        )
+    };
+    let disks = [
+        disk(
+            "sda",
+            "0b9a4f1e-2d3c-4b5a-8f6e-7a8b9c0d1e2f",
+            "\"/srv\",\"/\"",
+        ),
+        disk("sdb", "0b9a4f1e-2d3c-4b5a-8f6e-7a8b9c0d1e2f", "null"),
+        disk("sdc", "11111111-2d3c-4b5a-8f6e-7a8b9c0d1e2f", "null"),
+    ];
+    let output = format!(
+        "zfs\nlsblk\n{{\"blockdevices\": [{}]}}\nend\n",
+        disks.join(",")
+    );
+    let facts = parse(&output).unwrap();
+    let uses: Vec<String> = facts
+        .disks
+        .iter()
+        .map(|disk| {
+            let uses = disk.uses.iter();
+            let uses: Vec<_> = uses
+                .map(|one| format!("{} {}", one.kind, one.name))
+                .collect();
+            uses.join(", ")
+        })
+        .collect();
+    assert_eq!(uses, ["root /, mount /srv", "root /, mount /srv", ""]);
+    // A copy of another file system's number says nothing.
+    let other = parse(&output.replace("btrfs", "ext4")).unwrap();
+    assert!(!other.disks[1].is_vital());
+}
+
+// By hand, after a Proxmox VE 9 host.
+const STORAGES: &str = "dir: local
+	path /var/lib/vz
+	content iso,vztmpl,backup
+
+lvmthin: local-lvm
+	thinpool data
+	vgname pve
+	content rootdir,images
+
+# the old disks
+zfspool: tank
+	pool tank/vms
+	content images,rootdir
+	nodes node7,node8
+	sparse 1
+
+nfs: backup
+	export /srv/backup
+	path /mnt/pve/backup
+	server 192.168.1.9
+
+zfs: elsewhere
+	pool other
+	portal 192.168.1.9
+
+lvm: old
+	vgname old
+	disable
+
+btrfs: spare
+	path /mnt/spare
+	disable 0
+";
+
+#[test]
+fn proxmoxs_storages_are_read() {
+    let lines: String = STORAGES
+        .lines()
+        .map(|line| format!("storage\t{line}\n"))
+        .collect();
+    let output = HOST.replace("\nlsblk\n", &format!("\n{lines}lsblk\n"));
+    let facts = parse(&output).unwrap();
+    let seen: Vec<String> = facts
+        .storages
+        .iter()
+        .map(|one| {
+            let (nodes, disabled) = (one.nodes.join(" "), one.disabled);
+            format!("{} {} {} [{nodes}] {disabled}", one.kind, one.id, one.place)
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            "dir local /var/lib/vz [] false",
+            "lvmthin local-lvm pve [] false",
+            "zfspool tank tank/vms [node7 node8] false",
+            "lvm old old [] true",
+            "btrfs spare /mnt/spare [] false",
+        ]
+    );
+}
+
+#[test]
+fn a_unit_that_imports_a_pool_is_its_pools() {
+    let pool = |name: &str| {
+        let output = HOST.replace("\ttank\t", &format!("\t{name}\t")).replace(
+            "\nlsblk\n",
+            "\nimport-unit\tzfs-import@tank.service\nimport-unit\tzfs-import@my\\x2dtank.service\nlsblk\n",
+        );
+        let pools = parse(&output).unwrap().pools.unwrap();
+        assert_eq!(pools[0].import_unit, None);
+        pools[1].import_unit.clone()
+    };
+    assert_eq!(pool("tank").as_deref(), Some("zfs-import@tank.service"));
+    let escaped = "zfs-import@my\\x2dtank.service";
+    assert_eq!(pool("my-tank").as_deref(), Some(escaped));
+    assert_eq!(pool("ank"), None);
+}
+
+/// Records of before know neither storages nor units.
+#[test]
+fn earlier_records_are_read() {
+    let text = "{\"disks\": [], \"pools\": [{\"name\": \"tank\", \"health\": \"ONLINE\", \"disks\": [\"sda\"]}]}";
+    let facts: HostStorageFacts = serde_json::from_str(text).unwrap();
+    assert!(facts.storages.is_empty());
+    assert_eq!(facts.pools.unwrap()[0].import_unit, None);
+}
+
+#[test]
+fn the_script_reads_storages_and_units() {
+    let root = tempfile::tempdir().unwrap();
+    let wants = root
+        .path()
+        .join("etc/systemd/system/zfs-import.target.wants");
+    std::fs::create_dir_all(&wants).unwrap();
+    for folder in ["etc/pve", "sys/block/sda"] {
+        std::fs::create_dir_all(root.path().join(folder)).unwrap();
+    }
+    fake_program::write(
+        &root.path().join("bin/lsblk"),
+        "#!/bin/sh\necho '{\"blockdevices\": [{\"name\":\"sda\",\"type\":\"disk\",\"size\":1}]}'\n",
+    );
+    let run = || run_on_a_fake_root("sh", SCRIPT, root.path());
+    assert_eq!(parse(&run()).unwrap().storages, []);
+    std::fs::write(root.path().join("etc/pve/storage.cfg"), STORAGES).unwrap();
+    let unit = "/usr/lib/systemd/system/zfs-import@.service";
+    std::os::unix::fs::symlink(unit, wants.join("zfs-import@tank.service")).unwrap();
+    let output = run();
+    assert_eq!(parse(&output).unwrap().storages.len(), 5);
+    let line = "\nimport-unit\tzfs-import@tank.service\n";
+    assert!(format!("\n{output}").contains(line), "{output}");
 }

@@ -168,13 +168,27 @@ mod tests {
         check_on(&FakeHost::q35(), config, name, expected);
     }
 
-    fn check_on(fake: &FakeHost, config: &str, name: &str, expected: Result<&[&str], &str>) {
+    /// What is found on a host with this configuration, and the warnings.
+    fn find_on(
+        fake: &FakeHost,
+        config: &str,
+        name: &str,
+    ) -> (Result<Mapping, PciError>, Vec<String>) {
         let host = Host::under(fake.root());
         fs::create_dir_all(host.config_root.join("mapping")).unwrap();
         fs::create_dir_all(host.proc.join("sys/kernel")).unwrap();
-        fs::write(host.config_root.join("mapping/pci.cfg"), config).unwrap();
+        fs::write(host.config_root.join(FILE), config).unwrap();
         fs::write(host.proc.join("sys/kernel/hostname"), "pve\n").unwrap();
-        let found = find(&host, &fake.sysfs(), name, &mut |line| panic!("{line}"));
+        let mut warnings = Vec::new();
+        let found = find(&host, &fake.sysfs(), name, &mut |line| {
+            warnings.push(line.to_owned())
+        });
+        (found, warnings)
+    }
+
+    fn check_on(fake: &FakeHost, config: &str, name: &str, expected: Result<&[&str], &str>) {
+        let (found, warnings) = find_on(fake, config, name);
+        assert_eq!(warnings, [""; 0], "{config}");
         match (&found, expected) {
             (Ok(mapping), Ok(paths)) => assert_eq!(mapping.paths, paths, "{config}"),
             (Err(error), Err(message)) => assert_eq!(error.to_string(), message, "{config}"),
@@ -200,17 +214,8 @@ mod tests {
 
     #[test]
     fn a_line_that_cannot_be_read_is_named_and_left_out() {
-        let fake = FakeHost::q35();
-        let host = Host::under(fake.root());
         let config = CONFIG.replace(",node=pve,path=0000:01:00.0", ",node=pve");
-        fs::create_dir_all(host.config_root.join("mapping")).unwrap();
-        fs::create_dir_all(host.proc.join("sys/kernel")).unwrap();
-        fs::write(host.config_root.join(FILE), config).unwrap();
-        fs::write(host.proc.join("sys/kernel/hostname"), "pve\n").unwrap();
-        let mut warnings = Vec::new();
-        let found = find(&host, &fake.sysfs(), "nas-hba", &mut |line| {
-            warnings.push(line.to_owned())
-        });
+        let (found, warnings) = find_on(&FakeHost::q35(), &config, "nas-hba");
         assert_eq!(found.unwrap().paths, ["0000:00:1f.2"]);
         assert_eq!(
             warnings,

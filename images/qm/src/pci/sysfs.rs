@@ -90,11 +90,13 @@ impl Sysfs {
             .ok()
     }
 
-    /// The members of a device's IOMMU group, the device included, in order.
+    /// The PCI devices in a device's IOMMU group, the device included, in order. A group may hold devices of other buses,
+    /// such as `INTC1001:00` of ACPI, which Proxmox passes over.
     pub fn group_members(&self, id: &str) -> io::Result<Vec<String>> {
         let mut members: Vec<String> =
             fs::read_dir(self.device_folder(id).join("iommu_group/devices"))?
                 .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .filter(|name| begins_with_domain(name))
                 .collect();
         members.sort();
         Ok(members)
@@ -126,6 +128,13 @@ impl Sysfs {
     }
 }
 
+/// `/^[a-f0-9]{4,}:/`.
+fn begins_with_domain(name: &str) -> bool {
+    let hex = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+    name.split_once(':')
+        .is_some_and(|(domain, _)| domain.len() >= 4 && domain.chars().all(hex))
+}
+
 fn first_line(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().next().map(|line| line.trim().to_owned())
@@ -133,6 +142,8 @@ fn first_line(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::testing::FakeHost;
 
     #[test]
@@ -162,6 +173,22 @@ mod tests {
         assert_eq!(
             fake.sysfs().group_members("0000:00:1f.2").unwrap(),
             ["0000:00:1f.0", "0000:00:1f.2", "0000:00:1f.3"]
+        );
+        // What else is in the group is no device of PCI.
+        let members = fake.root().join("sys/kernel/iommu_groups/9/devices");
+        for other in ["INTC1001:00", "00:1f.4", "dmar0"] {
+            fs::write(members.join(other), "").unwrap();
+        }
+        // VMD counts its domains from 10000 on.
+        fs::write(members.join("10000:e0:06.0"), "").unwrap();
+        assert_eq!(
+            fake.sysfs().group_members("0000:00:1f.2").unwrap(),
+            [
+                "0000:00:1f.0",
+                "0000:00:1f.2",
+                "0000:00:1f.3",
+                "10000:e0:06.0"
+            ]
         );
         fake.remove_iommu();
         assert!(!fake.sysfs().has_iommu());
