@@ -275,7 +275,7 @@ impl Machine {
             biased;
             exit = self.process.wait() => Err(exited(&self.process, exit, what)),
             incident = incident(&mut status) => Err(incident.error(what)),
-            line = self.console.fatal() => Err(MachineError::Fatal { what: what.to_owned(), line }),
+            line = self.console.fatal() => Err(fatal(what, line)),
             result = tokio::time::timeout(limit, work) => match result {
                 Ok(result) => result.map_err(MachineError::from),
                 Err(_) => Err(TimedOut { what: what.to_owned(), waited: limit }.into()),
@@ -439,6 +439,23 @@ pub struct BootFailure {
     pub console: Vec<String>,
 }
 
+/// What Linux panics with where its clock did not tick in the first moments of a boot.
+const NO_TICKS: &str = "timer doesn't work through";
+
+/// A line that ends a boot. Linux waits for ticks of the emulated clock by counting L0's cycles; where L0 lets QEMU's own thread
+/// wait for so long, there are none. Under KVM, Linux does not look.
+fn fatal(what: &str, line: String) -> MachineError {
+    let what = what.to_owned();
+    if line.contains(NO_TICKS) {
+        let trouble = format!(
+            "this machine is too busy to emulate a clock: the host's kernel says `{line}`; run the scenario again with less \
+             beside it, or with --jobs 1"
+        );
+        return MachineError::Lab { what, trouble };
+    }
+    MachineError::Fatal { what, line }
+}
+
 fn exited(process: &Process, status: ExitStatus, what: &str) -> MachineError {
     MachineError::Exited {
         what: what.to_owned(),
@@ -477,5 +494,14 @@ mod tests {
         let mut command = Command::new("qemu");
         command.args(["-name", "it's"]);
         assert_eq!(shown(&command), "qemu \\\n  -name 'it'\\''s'\n");
+    }
+    #[test]
+    fn a_clock_that_this_machine_was_too_busy_to_emulate_says_nothing_of_the_host() {
+        let line = |words: &str| format!("[    1.415160] Kernel panic - not syncing: {words}");
+        let clock = line("timer doesn't work through Interrupt-remapped IO-APIC");
+        let error = fatal("the host's reboot", clock);
+        assert!(matches!(error, MachineError::Lab { .. }), "{error}");
+        let error = fatal("the host's reboot", line("VFS: Unable to mount root fs"));
+        assert!(matches!(error, MachineError::Fatal { .. }), "{error}");
     }
 }
