@@ -26,8 +26,8 @@ pub struct Machine {
     /// Begins every scenario with its first step: no checkpoint is used or taken.
     #[arg(long, env = "LAB_NO_CACHE", value_parser = FalseyValueParser::new())]
     pub no_cache: bool,
-    /// What all checkpoints together may take on disk, in GB.
-    #[arg(long, value_name = "GB", default_value_t = CHECKPOINT_BUDGET >> 30, env = "LAB_CACHE_BUDGET")]
+    /// What all checkpoints together may take on disk, in GiB.
+    #[arg(long, value_name = "GiB", default_value_t = CHECKPOINT_BUDGET >> 30, env = "LAB_CACHE_BUDGET")]
     pub cache_budget: u64,
     /// Where the scenarios are.
     #[command(flatten)]

@@ -54,7 +54,7 @@ fn a_qemu_that_dies_is_named() {
     for pid in lab.left_running() {
         signal(pid, Signal::KILL);
     }
-    assert_eq!(lab.end().code(), Some(1));
+    assert_eq!(lab.end().code(), Some(3));
     let words = lab.words();
     assert!(
         words.contains("QEMU ended") && words.contains("signal: 9"),

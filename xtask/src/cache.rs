@@ -18,8 +18,8 @@ pub struct CacheCommand {
     /// Folder of images and evidence; the user's cache folder when not given.
     #[arg(long, value_name = "DIR", env = "LAB_CACHE", global = true)]
     cache: Option<PathBuf>,
-    /// What all checkpoints together may take on disk, in GB.
-    #[arg(long, value_name = "GB", default_value_t = CHECKPOINT_BUDGET >> 30, env = "LAB_CACHE_BUDGET", global = true)]
+    /// What all checkpoints together may take on disk, in GiB.
+    #[arg(long, value_name = "GiB", default_value_t = CHECKPOINT_BUDGET >> 30, env = "LAB_CACHE_BUDGET", global = true)]
     cache_budget: u64,
 }
 

@@ -217,7 +217,12 @@ async fn run_all(
         scenarios = chosen.into_iter().map(|number| scenarios[number]).collect();
     }
     match session.run_all(&scenarios, jobs).await {
-        Ok(_) => Ok(Some(session.finish())),
+        Ok(_) => {
+            let summary = session.finish();
+            // Whoever stops a run between two scenarios interrupts none of them.
+            let whole = summary.scenarios() == scenarios.len() || !session.stopped();
+            Ok(whole.then_some(summary))
+        }
         Err(SessionError::Interrupted) => Ok(None),
         Err(error) => Err(error.into()),
     }

@@ -28,19 +28,20 @@ pub struct Recording {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Answer {
-    /// The boot id of the host that gave it, or in which the NAS did.
+    /// The checkpoint of the very machine that gave it; empty where there was none.
     #[serde(default)]
-    boot: String,
+    checkpoint: String,
     exit: Exit,
     stdout: String,
     stderr: String,
 }
 
 impl Recording {
-    /// Those that were given in one boot of the host. What is read of a machine that stands in the same state may only be
-    /// put together with these: another machine that went the same way has started at another time.
-    pub fn in_boot(mut self, boot: &str) -> Self {
-        self.answers.retain(|_, answer| answer.boot == boot);
+    /// Those that a machine gave which stood at this checkpoint. Another machine that went the same way has started at
+    /// another time, and what was done to it may have ended in another way.
+    pub fn at(mut self, checkpoint: &str) -> Self {
+        self.answers
+            .retain(|_, answer| answer.checkpoint == checkpoint);
         self
     }
 
@@ -68,16 +69,16 @@ fn name(guest: &str, exec: &Exec) -> String {
 /// A guest whose answers are written down.
 pub struct Recorder<'a, G> {
     guest: &'a G,
-    boot: &'a str,
+    checkpoint: &'a str,
     recording: Mutex<Recording>,
 }
 
 impl<'a, G: Guest> Recorder<'a, G> {
-    /// Around a guest, while the host is in a boot.
-    pub fn new(guest: &'a G, boot: &'a str) -> Self {
+    /// Around a guest of a machine that stands at a checkpoint, or at none (empty).
+    pub fn new(guest: &'a G, checkpoint: &'a str) -> Self {
         Recorder {
             guest,
-            boot,
+            checkpoint,
             recording: Mutex::default(),
         }
     }
@@ -104,7 +105,7 @@ impl<G: Guest> Guest for Recorder<'_, G> {
             String::from_utf8(output.stderr.clone()),
         ) {
             let answer = Answer {
-                boot: self.boot.to_owned(),
+                checkpoint: self.checkpoint.to_owned(),
                 exit: output.exit,
                 stdout,
                 stderr,
@@ -249,20 +250,20 @@ mod tests {
     use super::*;
     use crate::guest::Local;
 
-    async fn recorded(word: &str, boot: &str) -> (Exec, Recording) {
+    async fn recorded(word: &str, checkpoint: &str) -> (Exec, Recording) {
         let guest = Local;
-        let recorder = Recorder::new(&guest, boot);
+        let recorder = Recorder::new(&guest, checkpoint);
         let exec = Exec::new("echo", [word], Duration::from_secs(5));
         recorder.exec(exec.clone()).await.unwrap();
         (exec, recorder.finish())
     }
 
     #[tokio::test]
-    async fn answers_of_another_boot_are_kept_apart() {
-        let (first, mut all) = recorded("first", "boot-1").await;
-        let (second, later) = recorded("second", "boot-2").await;
+    async fn answers_of_another_machine_are_kept_apart() {
+        let (first, mut all) = recorded("first", "key-1").await;
+        let (second, later) = recorded("second", "key-2").await;
         all.merge(later);
-        let one = all.clone().in_boot("boot-1");
+        let one = all.clone().at("key-1");
         let replay = |recording| Replay::new(Local.name(), recording);
         let answer = replay(&one).exec(first.clone()).await.unwrap();
         assert_eq!(answer.stdout_text(), "first\n");

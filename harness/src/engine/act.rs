@@ -8,7 +8,7 @@ use super::nas;
 use super::run::Runner;
 use crate::guest::{Exec, Exit, Guest, GuestError, Nested};
 use crate::lab::Lab;
-use crate::machine::{CutDisk, Machine, Placement};
+use crate::machine::{CONSOLE_LOG, CutDisk, Machine, Placement};
 use crate::plan::{Bays, Move};
 use crate::scenario::{Action, FailureKind, GuestName, Run, edit};
 
@@ -19,6 +19,7 @@ impl Runner<'_> {
             self.remember(action).await;
         }
         self.facts.clear();
+        self.stands_at = None;
         match one {
             Move::PowerOn { lab, bays } => self.power_on(lab, *bays, &[]).await,
             Move::PowerOff => {
@@ -49,8 +50,10 @@ impl Runner<'_> {
                 disks
                     .move_to(&old, lab, blanks)
                     .map_err(|error| StepError::SetUp(chain(&error)))?;
-                self.judged = lab.clone();
             }
+        }
+        if bays != Bays::Kept {
+            self.judged = lab.clone();
         }
         self.lab = lab.clone();
         self.faulty = false;
@@ -86,7 +89,7 @@ impl Runner<'_> {
             cpu: session.ground.cpu().to_owned(),
             data_dirs: session.ground.qemu_data_dirs(),
             sockets: self.folder.sockets().to_owned(),
-            console_log: self.folder.path().join("pve-console.log"),
+            console_log: self.folder.path().join(CONSOLE_LOG),
             disks: self.disks()?.chains.clone(),
             incoming,
         })
@@ -125,9 +128,12 @@ impl Runner<'_> {
                 let vm = vm.to_string();
                 let limit = self.session.ground.deadlines().shutdown;
                 let machine = self.running()?;
+                // By itself, qm gives a guest one minute.
+                let seconds = limit.as_secs().to_string();
+                let words = ["shutdown", &vm, "--timeout", &seconds];
                 let stop = machine
                     .agent()
-                    .run(Exec::new("qm", ["shutdown", &vm], limit));
+                    .run(machine.agent().patient_qm(words, limit));
                 machine
                     .watched(&format!("qm shutdown {vm}"), limit, stop)
                     .await?;

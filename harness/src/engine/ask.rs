@@ -71,12 +71,12 @@ impl Runner<'_> {
         key: Option<&Key>,
     ) -> Result<Reading, ProbeError> {
         let limit = self.session.ground.deadlines().command;
-        let pve = Recorder::new(machine.agent(), machine.boot_id());
+        let pve = Recorder::new(machine.agent(), self.stands_at());
         let nas = self
             .nas
             .as_ref()
             .filter(|_| probe.guest() == GuestName::Nas);
-        let nas = nas.map(|nas| Recorder::new(&nas.guest, machine.boot_id()));
+        let nas = nas.map(|nas| Recorder::new(&nas.guest, self.stands_at()));
         let answer = probe::read(probe, &pve, nas.as_ref(), limit).await;
         if let Some((key, records)) = key.zip(self.session.ground.records()) {
             let mut recording = pve.finish();
@@ -97,7 +97,13 @@ impl Runner<'_> {
         probes
     }
 
-    /// What is on record of a state of this machine, and which of the probes are not.
+    /// The checkpoint at which this machine stands; empty where it has moved on since, or there is none.
+    pub(super) fn stands_at(&self) -> &str {
+        self.stands_at.as_deref().unwrap_or_default()
+    }
+
+    /// What is on record of this very machine, and which of the probes are not. An answer that made no sense is asked for
+    /// again.
     pub(super) async fn on_record(
         &self,
         key: Option<&Key>,
@@ -105,20 +111,17 @@ impl Runner<'_> {
     ) -> (Vec<Answer>, Vec<Probe>) {
         let key = key.filter(|_| self.goes_by_records());
         let records = key.zip(self.session.ground.records());
-        let Some(((key, records), machine)) = records.zip(self.machine.as_ref()) else {
+        let Some(((key, records), checkpoint)) = records.zip(self.stands_at.as_deref()) else {
             return (Vec::new(), probes);
         };
         let limit = self.session.ground.deadlines().command;
-        let recording = records.get(key).in_boot(machine.boot_id());
+        let recording = records.get(key).at(checkpoint);
         let [pve, nas] = ["pve", "nas"].map(|name| Replay::new(name, &recording));
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for probe in probes {
             match probe::read(probe, &pve, Some(&nas), limit).await {
-                Err(ProbeError::Guest {
-                    source: GuestError::Refused { .. },
-                    ..
-                }) => unknown.push(probe),
-                answer => known.push((probe, answer)),
+                Ok(reading) => known.push((probe, Ok(reading))),
+                Err(_) => unknown.push(probe),
             }
         }
         (known, unknown)

@@ -38,6 +38,11 @@ pub(super) fn needs(expect: &Expect) -> BTreeSet<Probe> {
             pve.iommu.is_some() || pve.iommu_group.is_some(),
             Probe::Iommu,
         );
+        let groups = pve.iommu_group.iter().flatten();
+        need(
+            groups.into_iter().any(|(_, members)| members.is_empty()),
+            Probe::Pci,
+        );
         need(pve.dmesg_iommu.is_some(), Probe::DmesgIommu);
         need(
             pve.driver.is_some() || pve.reset_method.is_some(),
@@ -164,12 +169,16 @@ fn judge_pve(
             or_nothing(&text),
         )?);
     }
-    for (device, members) in pve.iommu_group.iter().flatten() {
+    for (address, members) in pve.iommu_group.iter().flatten() {
+        // What is not there is in no group either.
+        if members.is_empty() {
+            device(facts!(facts, Pci), *address, "pve.iommu-group")?;
+        }
         let seen = facts!(facts, Iommu);
         let mut members = members.clone();
         members.sort_unstable();
         let seen = seen
-            .group_of(*device)
+            .group_of(*address)
             .map(|group| group.members.as_slice())
             .unwrap_or_default();
         let (expected, text) = (addresses(&members), addresses(seen));

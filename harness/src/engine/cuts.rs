@@ -17,7 +17,7 @@ use super::nas;
 use super::run::Runner;
 use crate::dice::Dice;
 use crate::guest::{Exec, Exit, Guest};
-use crate::machine::{Bay, CutDisk, MachineError, WriteLog, bay};
+use crate::machine::{Bay, CONSOLE_LOG, CutDisk, MachineError, WriteLog, bay};
 use crate::poll::{Pace, poll};
 use crate::scenario::{FailureKind, Flushes, PowerCuts};
 
@@ -123,7 +123,7 @@ impl Runner<'_> {
                 machine.log_writes(bay, log).await?;
             }
         }
-        let console = self.folder.path().join("pve-console.log");
+        let console = self.folder.path().join(CONSOLE_LOG);
         let before = length(&console)?;
         self.start_writer(&cuts.pool).await?;
         let machine = self.running()?;

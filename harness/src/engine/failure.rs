@@ -149,6 +149,10 @@ impl From<MachineError> for StepError {
             | MachineError::Qmp(_) => {
                 return StepError::SetUp(chain(&error));
             }
+            // Killed, for want of memory say, or crashed: no guest can do that.
+            MachineError::Exited { status, .. } if !status.success() => {
+                return StepError::SetUp(chain(&error));
+            }
             MachineError::Guest(GuestError::Failed { .. } | GuestError::Refused { .. }) => {
                 FailureKind::Command
             }

@@ -219,14 +219,18 @@ impl Runner<'_> {
             .disks_mut()?
             .overlays(blanks)
             .map_err(|error| StepError::SetUp(chain(&error)))?;
+        let mut frozen = Ok(());
         if let Some(machine) = &mut self.machine {
             machine.pause().await?;
-            let frozen = machine.freeze_disks(&overlays).await;
-            // Whatever became of it, the machine goes on.
-            machine.go_on().await?;
-            frozen?;
+            frozen = machine.freeze_disks(&overlays).await;
         }
-        self.disks_mut()?.froze(overlays);
-        Ok(())
+        // From here on QEMU writes to the new files, whatever comes next.
+        if frozen.is_ok() {
+            self.disks_mut()?.froze(overlays);
+        }
+        if let Some(machine) = &self.machine {
+            machine.go_on().await?;
+        }
+        Ok(frozen?)
     }
 }

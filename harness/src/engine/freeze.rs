@@ -1,12 +1,13 @@
 //! Taking checkpoints on a scenario's way, and going on from them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::failure::{StepError, chain};
 use super::nas;
 use super::run::Runner;
-use crate::checkpoint::{self, Checkpoint, FrozenDisk, LayerRef, Meta, Nas, StoreError};
+use crate::checkpoint::{self, Checkpoint, FileMeta, FrozenDisk, LayerRef, Meta, Nas, StoreError};
 use crate::event::EventKind;
 use crate::guest::{self, Agent, Exec, Guest, Nested};
 use crate::machine::{Console, Disks, Machine, MachineError};
@@ -51,6 +52,31 @@ enum Trouble {
     Store(#[from] StoreError),
     #[error("{0}")]
     Lab(String),
+    #[error("the machine does not go on after it was stopped for a checkpoint: {0}")]
+    Standing(MachineError),
+    #[error("{0}")]
+    Unfit(String),
+}
+
+impl Trouble {
+    /// Whether it is the checkpoint's own, so that the next run would meet it again; the rest is of this machine at
+    /// this hour.
+    fn is_of_the_checkpoint(&self) -> bool {
+        match self {
+            Trouble::Unfit(_) | Trouble::Store(_) => true,
+            Trouble::Machine(error) => !matches!(
+                error,
+                MachineError::Process(_)
+                    | MachineError::SetUp { .. }
+                    | MachineError::Lab { .. }
+                    | MachineError::TimedOut(_)
+                    | MachineError::Qmp(_)
+            ),
+            Trouble::Blocked(_) | Trouble::Stranger | Trouble::Lab(_) | Trouble::Standing(_) => {
+                false
+            }
+        }
+    }
 }
 
 impl From<StepError> for Trouble {
@@ -87,6 +113,7 @@ impl Runner<'_> {
                 Ok(()) => {
                     self.spent = checkpoint.meta.seconds;
                     self.frozen_at = self.spent;
+                    self.stands_at = Some(name.clone());
                     let steps = self.steps_done(depth);
                     self.session.events().emit(EventKind::Restored {
                         scenario: self.scenario.name.clone(),
@@ -106,12 +133,17 @@ impl Runner<'_> {
                     self.nas = None;
                     self.disks = None;
                     self.stored.clear();
+                    self.saved.clear();
+                    self.lab = self.scenario.lab.clone();
+                    self.judged = self.scenario.lab.clone();
                     self.session.events().emit(EventKind::CheckpointUnusable {
                         scenario: self.scenario.name.clone(),
                         checkpoint: name,
                         reason: chain(&trouble),
                     });
-                    store.discard(checkpoint);
+                    if trouble.is_of_the_checkpoint() {
+                        store.discard(checkpoint);
+                    }
                 }
             }
         }
@@ -119,12 +151,13 @@ impl Runner<'_> {
     }
 
     /// Takes a checkpoint of the state that was just reached, if that pays.
-    pub(super) async fn checkpoint(&mut self, node: NodeId) {
+    pub(super) async fn checkpoint(&mut self, node: NodeId) -> Result<(), StepError> {
         let wish = self.plan.wish(node);
         let pays = self.keeps(wish) && self.spent - self.frozen_at >= pays_after(wish);
         if pays && !self.better_comes_soon(node, wish) {
-            self.checkpoint_now(node).await;
+            self.checkpoint_now(node).await?;
         }
+        Ok(())
     }
 
     /// Whether a state that is wished for more comes so soon that it would have no checkpoint if this one had: the last
@@ -145,19 +178,22 @@ impl Runner<'_> {
     }
 
     /// Takes a checkpoint of the state that was just reached, unless there is one.
-    pub(super) async fn checkpoint_now(&mut self, node: NodeId) {
+    ///
+    /// # Errors
+    /// When the machine stands still after it. Without a checkpoint, the scenario goes on.
+    pub(super) async fn checkpoint_now(&mut self, node: NodeId) -> Result<(), StepError> {
         let Some(store) = self.session.ground.store() else {
-            return;
+            return Ok(());
         };
         let key = self.key(node);
         if let Some(there) = store.find(&key) {
             // Another way led here before, and this one only had to read facts.
             self.pins.push(there);
             self.frozen_at = self.spent;
-            return;
+            return Ok(());
         }
         if self.unsavable || self.faulty || !self.session.ground.takes_checkpoints() {
-            return;
+            return Ok(());
         }
         let start = Instant::now();
         match self.freeze(node).await {
@@ -169,9 +205,11 @@ impl Runner<'_> {
                     seconds: start.elapsed().as_secs_f64(),
                     bytes,
                 });
+                self.stands_at = Some(checkpoint.name().to_owned());
                 self.pins.push(checkpoint);
                 self.frozen_at = self.spent;
             }
+            Err(trouble @ Trouble::Standing(_)) => return Err(StepError::SetUp(chain(&trouble))),
             Err(trouble) => {
                 // What QEMU cannot save now it cannot save a step later.
                 self.unsavable = matches!(
@@ -184,6 +222,7 @@ impl Runner<'_> {
                 });
             }
         }
+        Ok(())
     }
 
     async fn freeze(&mut self, node: NodeId) -> Result<Checkpoint, Trouble> {
@@ -216,33 +255,15 @@ impl Runner<'_> {
             boot_id: Some(nas.boot_id.clone()),
         });
         let mut boot_id = None;
-        if let Some(machine) = &mut self.machine {
-            let limit = machine.limits().command;
-            if let Some(nas) = &nas {
-                qm(machine.agent(), "suspend", nas.vmid, limit).await?;
-            }
-            machine.pause().await?;
-            let frozen = machine.freeze_disks(&overlays).await;
+        if let (Some(machine), Some(disks)) = (&mut self.machine, &mut self.disks) {
             let path = draft.path().join(RAM);
-            let saved = match &frozen {
-                Ok(()) => {
-                    let save = machine.save_ram(move |stream| checkpoint::save(stream, &path));
-                    Some(save.await)
-                }
-                Err(_) => None,
-            };
-            // Whatever became of it, the scenario goes on.
-            machine.go_on().await?;
-            if let Some(nas) = &nas {
-                qm(machine.agent(), "resume", nas.vmid, limit).await?;
-            }
-            frozen?;
+            let vmid = nas.as_ref().map(|nas| nas.vmid);
+            files.insert(
+                RAM.to_owned(),
+                freeze_machine(machine, disks, overlays, vmid, path).await?,
+            );
             console = machine.console().tail();
             boot_id = Some(machine.boot_id().to_owned());
-            self.disks_mut()?.froze(overlays);
-            if let Some(saved) = saved {
-                files.insert(RAM.to_owned(), saved?);
-            }
         } else {
             self.disks_mut()?.froze(overlays);
         }
@@ -322,7 +343,8 @@ impl Runner<'_> {
             return Ok(());
         };
         let expected = meta.files.get(ram).cloned();
-        let expected = expected.ok_or_else(|| Trouble::Lab("its RAM is not listed".to_owned()))?;
+        let unlisted = || Trouble::Unfit("its RAM is not listed".to_owned());
+        let expected = expected.ok_or_else(unlisted)?;
         let path = checkpoint.file(ram);
         let place = self.placement(true)?;
         let deadlines = self.session.ground.deadlines();
@@ -351,7 +373,7 @@ impl Runner<'_> {
             });
         }
         if found != *boot_id {
-            return Err(Trouble::Lab(format!(
+            return Err(Trouble::Unfit(format!(
                 "the host says that it is in the boot {found}, and was frozen in {boot_id}"
             )));
         }
@@ -379,7 +401,7 @@ impl Runner<'_> {
         for node in nodes {
             if let Move::PowerOn { lab, bays } = &self.plan.nodes()[*node].arrival {
                 self.lab = (**lab).clone();
-                if *bays == Bays::BySerial {
+                if *bays != Bays::Kept {
                     self.judged = self.lab.clone();
                 }
             }
@@ -416,11 +438,42 @@ async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<(String, Option<S
         Ok(Some(inner)) if inner.success() => {
             Ok((host.to_owned(), Some(inner.stdout_text().trim().to_owned())))
         }
-        _ => Err(Trouble::Lab(format!(
+        _ => Err(Trouble::Unfit(format!(
             "the NAS does not say in which boot it is: {}",
             report.trim()
         ))),
     }
+}
+
+/// Freezes the disks of a machine that runs, and saves its RAM while it and its NAS stand still.
+async fn freeze_machine(
+    machine: &mut Machine,
+    disks: &mut Disks,
+    overlays: Vec<PathBuf>,
+    nas: Option<Vmid>,
+    ram: PathBuf,
+) -> Result<FileMeta, Trouble> {
+    let limit = machine.limits().command;
+    let saved = async {
+        if let Some(vmid) = nas {
+            qm(machine.agent(), "suspend", vmid, limit).await?;
+        }
+        machine.pause().await?;
+        machine.freeze_disks(&overlays).await?;
+        // From here on QEMU writes to the new files, whatever comes next.
+        disks.froze(overlays);
+        machine
+            .save_ram(move |stream| checkpoint::save(stream, &ram))
+            .await
+    };
+    let saved = saved.await;
+    // Whatever became of it, the scenario goes on; also where a suspension was reported to have failed.
+    machine.go_on().await.map_err(Trouble::Standing)?;
+    if let Some(vmid) = nas {
+        let resumed = qm(machine.agent(), "resume", vmid, limit).await;
+        resumed.map_err(Trouble::Standing)?;
+    }
+    Ok(saved?)
 }
 
 async fn qm(pve: &Agent, verb: &str, vmid: Vmid, limit: Duration) -> Result<(), MachineError> {
@@ -439,4 +492,31 @@ async fn runs_a_vm(machine: &Machine) -> Result<bool, MachineError> {
         .stdout_text()
         .lines()
         .any(|line| line.split_whitespace().any(|word| word == "running")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::poll::TimedOut;
+
+    #[test]
+    fn a_checkpoint_is_thrown_away_for_what_is_wrong_with_it_and_not_with_this_machine() {
+        let late = MachineError::TimedOut(TimedOut {
+            what: "the guests to go on".to_owned(),
+            waited: Duration::from_secs(60),
+        });
+        assert!(!Trouble::from(late).is_of_the_checkpoint());
+        assert!(!Trouble::Lab("no space left".to_owned()).is_of_the_checkpoint());
+        let refused = MachineError::State {
+            what: "the RAM to be loaded".to_owned(),
+            trouble: "QEMU refused it".to_owned(),
+            words: String::new(),
+        };
+        assert!(Trouble::from(refused).is_of_the_checkpoint());
+        let damaged = StoreError::Damaged {
+            file: "ram.zst".to_owned(),
+            reason: "it is short".to_owned(),
+        };
+        assert!(Trouble::from(damaged).is_of_the_checkpoint());
+    }
 }

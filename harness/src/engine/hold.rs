@@ -152,11 +152,11 @@ impl Runner<'_> {
             };
             self.step(&unseen, &to_do, true).await?;
             if Some(last) != nodes.last() {
-                self.checkpoint(*last).await;
+                self.checkpoint(*last).await?;
             }
         }
         if let Some(last) = nodes.last() {
-            self.checkpoint_now(*last).await;
+            self.checkpoint_now(*last).await?;
         }
         Ok(())
     }

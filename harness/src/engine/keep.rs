@@ -7,6 +7,14 @@ use crate::guest::{Exec, Guest};
 use crate::machine::{Console, Machine, MachineError};
 use crate::scenario::FailureKind;
 
+/// The boot that the NAS says it is in.
+async fn boot_of(machine: &Machine, nas: &nas::Running) -> Result<String, MachineError> {
+    let limit = machine.limits().agent_answer;
+    let ask = nas.guest.run(Exec::boot_id(limit));
+    let answer = machine.watched("the boot of the NAS", limit, ask).await?;
+    Ok(answer.stdout_text().trim().to_owned())
+}
+
 impl Runner<'_> {
     /// Keeps a file of evidence.
     pub(super) fn keep(&self, name: &str, content: &str) -> Result<(), StepError> {
@@ -43,11 +51,31 @@ impl Runner<'_> {
     /// The failure of a NAS that was reset since it came up. None also when it does not say in which boot it is.
     pub(super) async fn reset_of_nas(&self) -> Option<Failure> {
         let (machine, nas) = self.answering().zip(self.nas.as_ref())?;
-        let limit = self.session.ground.deadlines().agent_answer;
-        let ask = nas.guest.run(Exec::boot_id(limit));
-        let answer = machine.watched("the boot of the NAS", limit, ask).await;
-        let now = answer.ok()?.stdout_text().trim().to_owned();
+        let now = boot_of(machine, nas).await.ok()?;
         (now != nas.boot_id).then(Failure::reset_of_nas)
+    }
+
+    /// What is wrong with the NAS at a scenario's end: it was reset, or it runs and does not answer.
+    pub(super) async fn nas_is_lost(&self) -> Option<Failure> {
+        let (machine, nas) = self.answering().zip(self.nas.as_ref())?;
+        let error = match boot_of(machine, nas).await {
+            Ok(now) => return (now != nas.boot_id).then(Failure::reset_of_nas),
+            Err(error) => error,
+        };
+        let limit = machine.limits().command;
+        let status = Exec::new("qm", ["status".to_owned(), nas.vm.to_string()], limit);
+        let status = machine.watched("the state of the NAS", limit, machine.agent().run(status));
+        let runs = status
+            .await
+            .is_ok_and(|said| said.stdout_text().contains("running"));
+        let message = || {
+            format!(
+                "VM {} runs and does not answer at the end: {}",
+                nas.vm,
+                chain(&error)
+            )
+        };
+        runs.then(|| Failure::new(FailureKind::Timeout, message()))
     }
 
     /// A NAS that did not do what it was asked for because it was reset is named so.

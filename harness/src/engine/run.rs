@@ -54,6 +54,8 @@ pub(super) struct Runner<'a> {
     pub(super) faulty: bool,
     /// What it shows, where somebody wants to know that and expects nothing.
     pub(super) observed: Option<Observed>,
+    /// The name of the checkpoint at which the machine stands, until it moves on.
+    pub(super) stands_at: Option<String>,
     /// Under which key to look for the facts of the state in which a step failed.
     pub(super) failed_at: Option<Key>,
     /// Checkpoints that this run's disks are built on.
@@ -88,6 +90,7 @@ impl<'a> Runner<'a> {
             unsavable: false,
             faulty: false,
             observed: None,
+            stands_at: None,
             failed_at: None,
             pins: Vec::new(),
         }
@@ -172,7 +175,7 @@ impl<'a> Runner<'a> {
             }
             self.step(leg, &to_do, live).await?;
             if let Some(node) = to_do.last() {
-                self.checkpoint(*node).await;
+                self.checkpoint(*node).await?;
             }
             self.session
                 .progress()
@@ -253,7 +256,7 @@ impl<'a> Runner<'a> {
             self.session.ground.timings().note(one.digest(), seconds);
             // The last move's checkpoint is taken when the step is over.
             if index + 1 < moves.len() || leg.looks {
-                self.checkpoint(*node).await;
+                self.checkpoint(*node).await?;
             }
         }
         if !leg.looks {

@@ -36,6 +36,14 @@ pub struct Summary {
     pub skipped: usize,
 }
 
+impl Summary {
+    /// All of which something was said.
+    pub fn scenarios(&self) -> usize {
+        let ran = self.held + self.measured + self.failed + self.set_up_failed;
+        ran + self.interrupted + self.skipped
+    }
+}
+
 /// A run.
 pub struct Session {
     pub(super) ground: Ground,

@@ -15,9 +15,11 @@ thread_local! {
 /// `cargo insta review` can take it over.
 ///
 /// # Errors
-/// A message that names the snapshot, when they differ.
+/// A message that names the snapshot, when they differ or there is none yet.
 pub(super) fn compare(folder: &Path, name: &str, about: &str, text: &str) -> Result<(), String> {
     silence_expected_panics();
+    let file = file(folder, name);
+    let is_new = !file.exists();
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path(folder);
     settings.set_prepend_module_to_snapshot(false);
@@ -29,11 +31,17 @@ pub(super) fn compare(folder: &Path, name: &str, about: &str, text: &str) -> Res
     }));
     QUIET.set(false);
     result.map_err(|_| {
-        let file = file(folder, name);
-        format!(
-            "the facts differ from their snapshot {}; `cargo insta review` shows both and takes over the new ones",
-            file.display()
-        )
+        let file = file.display();
+        if is_new {
+            format!(
+                "there is no snapshot {file} yet; `cargo insta review` shows the facts and keeps them as one \
+                 (`cargo install cargo-insta` if there is no such command)"
+            )
+        } else {
+            format!(
+                "the facts differ from their snapshot {file}; `cargo insta review` shows both and takes over the new ones"
+            )
+        }
     })
 }
 
@@ -70,5 +78,19 @@ mod tests {
         compare(dir.path(), "facts", "about", "three disks").unwrap();
         let error = compare(dir.path(), "facts", "about", "two disks").unwrap_err();
         assert!(error.contains("facts.snap"), "{error}");
+        assert!(error.starts_with("the facts differ from"), "{error}");
+    }
+
+    #[test]
+    fn a_snapshot_that_is_missing_is_an_error_that_says_how_to_accept_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = compare(dir.path(), "facts", "about", "three disks").unwrap_err();
+        let file = file(dir.path(), "facts");
+        let says = format!(
+            "there is no snapshot {} yet; `cargo insta review`",
+            file.display()
+        );
+        assert!(error.starts_with(&says), "{error}");
+        assert!(!file.exists());
     }
 }

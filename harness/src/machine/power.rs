@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::argv::{Placement, argv, disk_nodes};
 use super::console::Console;
+use super::logs::{self, AGENT_LOG, ARGV, QMP_LOG, STDERR_LOG};
 use super::process::{Process, ProcessError};
 use super::qmp::{Qmp, QmpError};
 use super::status::{Asked, Status, follow, incident};
@@ -159,14 +160,15 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         program.args(argv(lab, place));
         let set_up = |what| move |source| MachineError::SetUp { what, source };
-        std::fs::write(evidence.join("qemu-argv.txt"), shown(&program))
+        logs::set_aside(evidence).map_err(set_up("record of an earlier machine"))?;
+        std::fs::write(evidence.join(ARGV), shown(&program))
             .map_err(set_up("record of QEMU's arguments"))?;
         let qmp_log =
-            Transcript::create(&evidence.join("qmp.log")).map_err(set_up("transcript of QMP"))?;
-        let agent_log = Transcript::create(&evidence.join("agent.log"))
+            Transcript::create(&evidence.join(QMP_LOG)).map_err(set_up("transcript of QMP"))?;
+        let agent_log = Transcript::create(&evidence.join(AGENT_LOG))
             .map_err(set_up("transcript of the guest agent"))?;
 
-        let process = Process::spawn(program, &evidence.join("qemu-stderr.log"))?;
+        let process = Process::spawn(program, &evidence.join(STDERR_LOG))?;
         let what = "QEMU's monitor";
         let socket = place.qmp_socket();
         let connect = Qmp::connect(&socket, Some(qmp_log), deadlines.qmp);
@@ -364,7 +366,8 @@ impl Machine {
         })
         .await;
         match ended {
-            Ok(_) => Ok(()),
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(exited(&self.process, status, "the host's power off")),
             Err(_) => Err(TimedOut {
                 what: "the host's power off".to_owned(),
                 waited: limit,

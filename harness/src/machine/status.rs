@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
@@ -27,6 +28,8 @@ pub(super) struct Status {
     pub(super) doors: Ports,
     /// The first thing that nobody asked for.
     pub(super) incident: Option<Incident>,
+    /// Whether the monitor is closed, so that no further event is heard of.
+    closed: bool,
     /// Migrations that have ended.
     pub(super) migrations: u32,
     /// How the last of them ended, as QEMU calls it: `completed`, `failed`, `cancelled`.
@@ -82,15 +85,22 @@ impl Incident {
     }
 }
 
+/// How long after its monitor a QEMU that ends may take to end.
+const END_COMES_WITHIN: Duration = Duration::from_secs(2);
+
 /// Waits for something that nobody asked for.
 pub(super) async fn incident(status: &mut watch::Receiver<Status>) -> Incident {
-    if let Ok(status) = status.wait_for(|status| status.incident.is_some()).await
+    let told = |status: &Status| status.incident.is_some() || status.closed;
+    if let Ok(status) = status.wait_for(told).await
         && let Some(incident) = status.incident.clone()
     {
         return incident;
     }
-    // The events have ended with QEMU, whose end is watched too.
-    std::future::pending().await
+    // Most often it is closed because QEMU ends, which is watched too and says more.
+    tokio::time::sleep(END_COMES_WITHIN).await;
+    Incident::Lab(
+        "QEMU's monitor is closed, and QEMU runs on unwatched; qmp.log has why".to_owned(),
+    )
 }
 
 /// What the harness itself has asked of a machine, so that the rest is what nobody asked for.
@@ -120,6 +130,7 @@ pub(super) fn follow(
                 Err(broadcast::error::RecvError::Closed) => break,
             }
         }
+        sender.send_modify(|status| status.closed = true);
         // Keeps the last status readable for whoever asks after QMP's end.
         sender.closed().await;
     });
@@ -243,6 +254,18 @@ mod tests {
             panic!("{status:?}")
         };
         assert!(words.contains("qemu-stderr.log"), "{words}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_monitor_that_closes_while_qemu_runs_is_the_labs_trouble() {
+        let (events, listener) = broadcast::channel(1);
+        let agent = Agent::new("/no/agent".into(), None);
+        let mut status = follow(listener, agent, Arc::new(nothing_asked()));
+        drop(events);
+        let Incident::Lab(words) = incident(&mut status).await else {
+            panic!("{status:?}")
+        };
+        assert!(words.contains("monitor is closed"), "{words}");
     }
 
     #[test]

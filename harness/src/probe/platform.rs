@@ -49,6 +49,9 @@ pub struct Watchdog {
     pub identity: String,
     /// Whether it counts: `active` or `inactive`.
     pub state: String,
+    /// Whether nothing may stop it once it counts, its driver as it goes not either. None where that was not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nowayout: Option<bool>,
 }
 
 impl PlatformFacts {
@@ -105,8 +108,10 @@ for dog in /sys/class/watchdog/*; do
     [ -r "$dog/identity" ] || continue
     state=unknown
     read -r identity <"$dog/identity"
+    nowayout=unknown
     [ -r "$dog/state" ] && read -r state <"$dog/state"
-    printf 'watchdog\t%s\t%s\t%s\n' "${dog##*/}" "$identity" "$state"
+    [ -r "$dog/nowayout" ] && read -r nowayout <"$dog/nowayout"
+    printf 'watchdog\t%s\t%s\t%s\t%s\n' "${dog##*/}" "$identity" "$state" "$nowayout"
 done
 command -v pveversion >/dev/null && printf 'proxmox\t%s\n' "$(pveversion)"
 echo end
@@ -161,11 +166,16 @@ pub fn parse(output: &str) -> Result<PlatformFacts, ParseError> {
                 intel_capabilities.insert(name.to_owned(), register);
             }
             "watchdog" => {
-                let [name, identity, state] = record.fields()?.map(str::to_owned);
+                let [name, identity, state, nowayout] = record.fields()?.map(str::to_owned);
                 watchdogs.push(Watchdog {
                     name,
                     identity,
                     state,
+                    nowayout: match nowayout.as_str() {
+                        "0" => Some(false),
+                        "1" => Some(true),
+                        _ => None,
+                    },
                 });
             }
             "proxmox" => proxmox = Some(record.one()?.to_owned()),
@@ -193,7 +203,7 @@ mod tests {
     // By hand, after the lab's host and a Proxmox VE 9 host with systemd-boot.
     const HOST: &str = "kernel\t6.14.8-2-pve\nhost\tpve1\nboot-time\t1753000000\ncpu\tGenuineIntel\n\
         firmware\tuefi\nloader\t\u{6}systemd-boot 257.7\nacpi\tAPIC\nacpi\tDMAR\nintel\tdmar0\tf00f42\n\
-        intel\tdmar1\tf00f4a\nwatchdog\twatchdog0\tiTCO_wdt\tactive\n\
+        intel\tdmar1\tf00f4a\nwatchdog\twatchdog0\tiTCO_wdt\tactive\t1\nwatchdog\twatchdog1\tSoftware Watchdog\tactive\tunknown\n\
         proxmox\tpve-manager/9.0.3/025864202ebb6109 (running kernel: 6.14.8-2-pve)\nend\n";
 
     #[test]
@@ -205,7 +215,14 @@ mod tests {
         // Captured from the lab with and without `intremap=on`: f00f4a and f00f42.
         let without: Vec<_> = facts.without_interrupt_remapping().collect();
         assert_eq!(without, [("dmar0", 0xf0_0f42)]);
-        assert_eq!(facts.watchdogs[0].identity, "iTCO_wdt");
+        let watchdogs = facts.watchdogs.iter();
+        let watchdogs: Vec<_> = watchdogs
+            .map(|one| (one.identity.as_str(), one.nowayout))
+            .collect();
+        assert_eq!(
+            watchdogs,
+            [("iTCO_wdt", Some(true)), ("Software Watchdog", None)]
+        );
         assert_eq!(facts.booted_at, 1_753_000_000);
     }
 
@@ -231,7 +248,7 @@ mod tests {
             ),
             (HOST.replace("\tuefi", "\tcoreboot"), "`uefi` or `bios`"),
             (HOST.replace("f00f42", "xyz"), "hexadecimal"),
-            (HOST.replace("\tactive", ""), "3 fields"),
+            (HOST.replace("\tactive", ""), "4 fields"),
         ] {
             let error = parse(&output).unwrap_err().to_string();
             assert!(error.contains(says), "{says}: {error}");

@@ -113,7 +113,7 @@ pub struct ExpectNas {
     /// WWN, size and rotation rate must be what the lab gave it, by lsblk, smartctl and midclt alike.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disks: Option<Vec<String>>,
-    /// SMART health of every passed-through disk.
+    /// SMART health of every disk of the lab that smartctl reads in the guest; `disks` says which those are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub smart: Option<SmartVerdict>,
     /// The drive family that smartctl's database gives to every passed-through disk.

@@ -1,5 +1,5 @@
 //! Scenarios as data: a lab, a list of steps, and what must hold. A scenario can do nothing on L0:
-//! there is no host command and no host path in any of these types.
+//! there is no command and no path of the machine that runs the lab in any of these types.
 
 mod check;
 mod digest;

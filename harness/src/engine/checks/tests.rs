@@ -2,6 +2,7 @@ use super::*;
 use crate::lab::{Controller, ControllerModel, Drive, Firmware, HostSystem, Slot, Wwn};
 use crate::probe::disks::BlockDevice;
 use crate::probe::iommu::{IommuFacts, IommuGroup, IommuUnit};
+use crate::probe::pci::PciFacts;
 use crate::probe::smart::SmartFacts;
 
 const SERIALS: [&str; 2] = ["ZTM09FD7", "ZTM093QT"];
@@ -161,6 +162,26 @@ fn an_expectation_of_no_disk_fails_on_any() {
     let facts = seen(&[(SERIALS[0], FIRST), (SERIALS[1], FIRST + 1)]);
     let failure = judge(&nas(&[]), &lab(), &facts, None).unwrap_err();
     assert_eq!(failure.check.as_deref(), Some("nas.disks"));
+}
+
+#[test]
+fn a_device_that_is_not_there_is_not_one_without_a_group() {
+    let expect = Expect {
+        pve: Some(ExpectPve {
+            iommu_group: Some(BTreeMap::from([("01:00.0".parse().unwrap(), Vec::new())])),
+            ..ExpectPve::default()
+        }),
+        ..Expect::default()
+    };
+    assert!(needs(&expect).contains(&Probe::Pci));
+    let (units, groups, devices) = (Vec::new(), Vec::new(), Vec::new());
+    let facts = BTreeMap::from([
+        (Probe::Iommu, Facts::Iommu(IommuFacts { units, groups })),
+        (Probe::Pci, Facts::Pci(PciFacts { devices })),
+    ]);
+    let failure = judge(&expect, &lab(), &facts, None).unwrap_err();
+    assert_eq!(failure.check.as_deref(), Some("pve.iommu-group"));
+    assert_eq!(failure.seen.as_deref(), Some("no such device"));
 }
 
 #[test]

@@ -146,7 +146,7 @@ mod tests {
         };
         let hosts = pair(
             "kernel\t6.12.1\nhost\tpve\nboot-time\t1\nfirmware\tbios\nacpi\tAPIC\nacpi\tDMAR\nintel\tdmar0\tf00f4a\n\
-             watchdog\twatchdog0\tiTCO_wdt\tactive\nend\n",
+             watchdog\twatchdog0\tiTCO_wdt\tactive\t1\nend\n",
             &[
                 ("6.12.1", "6.14.8-2-pve"),
                 ("\tpve\n", "\tnode7\n"),

@@ -33,7 +33,8 @@ pub(super) const RULES: &[Rule] = &[
         severity: Severity::Error,
         summary: "giving the controller away takes the chipset's watchdog from its driver while it counts",
         explanation: "The LPC bridge is in the controller's group. When it is unbound, nobody feeds the watchdog that is in \
-            it, and it resets the host some 45 seconds later. Proxmox VE's kernels blacklist these drivers.",
+            it. The driver stops it as it goes, unless nothing may (nowayout): then it resets the host some 45 seconds \
+            later. Proxmox VE's kernels blacklist these drivers.",
         reference: PVE_WATCHDOG,
         derive: watchdog_armed,
     },
@@ -294,17 +295,30 @@ fn watchdog_armed(view: &View<'_>) -> Option<Draft> {
         .platform
         .iter()
         .flat_map(|platform| &platform.watchdogs)
-        .find(|dog| dog.identity.starts_with("iTCO") && dog.state == "active");
+        .find(|dog| {
+            let counts = dog.identity.starts_with("iTCO") && dog.state == "active";
+            counts && dog.nowayout != Some(false)
+        });
     if bitten.is_none() && (bridge.is_none() || armed.is_none()) {
         return None;
     }
+    // Whether its driver stops it is not known.
+    let may_be_stopped = bitten.is_none() && armed.is_some_and(|dog| dog.nowayout.is_none());
     let mut draft =
         Draft::new("the chipset's watchdog counts, and the VM's start takes it from who feeds it")
             .proofs("run", bitten)
             .proofs(
                 "platform",
-                armed.map(|dog| format!("{} {} {}", dog.name, dog.identity, dog.state)),
-            );
+                armed.map(|dog| {
+                    let stays = if dog.nowayout.is_some() {
+                        " nowayout"
+                    } else {
+                        ""
+                    };
+                    format!("{} {} {}{stays}", dog.name, dog.identity, dog.state)
+                }),
+            )
+            .severity_if(may_be_stopped, Severity::Warning);
     if let Some((bridge, with)) = bridge {
         draft = draft.proof("pci", describe(bridge)).proof(
             "iommu",

@@ -81,7 +81,8 @@ pub(super) const RULES: &[Rule] = &[
         severity: Severity::Warning,
         summary: "IOMMU groups were to be split by force, not because the hardware keeps the devices apart",
         explanation: "pcie_acs_override makes the kernel believe that devices cannot reach each other. They still can, so a \
-            guest's device may write to one of the host's. It is a patch of Proxmox VE's kernels; others do not know it.",
+            guest's device may write to one of the host's. It is a patch of Proxmox VE's kernels; others do not know it, and \
+            it leaves a chipset's functions that are no PCI Express devices, such as its SATA controller, in their group.",
         reference: PVE_PASSTHROUGH_WIKI,
         derive: acs_override,
     },

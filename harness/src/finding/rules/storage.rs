@@ -45,8 +45,9 @@ pub(super) const RULES: &[Rule] = &[
         id: "disks-not-controller",
         severity: Severity::Warning,
         summary: "the guest has its data disks one by one as virtual disks, not their controller",
-        explanation: "The guest sees `QEMU HARDDISK` without SMART, and without serial= in the lines they have equal or no \
-            serial numbers, for which TrueNAS refuses a pool.",
+        explanation: "The guest sees `QEMU HARDDISK` without SMART and WWN. Without serial= in the lines a disk's serial \
+            number is the name that Proxmox gives its drive (drive-scsi1), which stays with the slot and not with the disk; \
+            where QEMU gives equal ones or none, TrueNAS refuses a pool.",
         reference: PVE_DISKS,
         derive: disks_not_controller,
     },

@@ -14,6 +14,7 @@ fn watchdog(book: &mut FactBook, state: &str) {
         name: "watchdog0".to_owned(),
         identity: "iTCO_wdt".to_owned(),
         state: state.to_owned(),
+        nowayout: Some(true),
     });
 }
 
@@ -117,6 +118,10 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         note("vfio-virqfd-gone", |_| {}),
         error("watchdog-armed", |book| watchdog(book, "active")),
+        warning("watchdog-armed", |book| {
+            watchdog(book, "active");
+            platform(book).watchdogs[0].nowayout = None;
+        }),
         error("watchdog-armed", |book| {
             run(book).incidents.push(Incident::Watchdog {
                 action: "reset".to_owned(),
@@ -201,6 +206,10 @@ fn what_is_no_fault_of_drivers_is_silent() {
         book.facts.modules.as_mut().unwrap().failed.clear()
     });
     silent("watchdog-armed", |book| watchdog(book, "inactive"));
+    silent("watchdog-armed", |book| {
+        watchdog(book, "active");
+        platform(book).watchdogs[0].nowayout = Some(false);
+    });
     silent("watchdog-armed", |book| {
         watchdog(book, "active");
         vm(book, "hostpci0: 00:01.0");

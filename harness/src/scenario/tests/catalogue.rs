@@ -1,7 +1,9 @@
 //! The files that are really there.
 
 use super::super::load::parse;
-use super::super::{Action, FailureKind, Labs, load_dir, schemas, template};
+use super::super::{
+    Action, ExpectedFindings, FailureKind, Labs, Scenario, Step, load_dir, schemas, template,
+};
 use super::{catalogue, two_labs};
 
 #[test]
@@ -76,23 +78,26 @@ fn the_template_is_a_scenario() {
     let labs = Labs::load(&catalogue().join("labs")).unwrap();
     let scenario = parse("first-one.toml".as_ref(), &template("first-one"), &labs).unwrap();
     assert!(scenario.summary.starts_with("first one"));
+    let probes = |scenario: &Scenario| {
+        let is_probe = |step: &&Step| matches!(step.action, Action::Probe { .. });
+        scenario.steps.iter().filter(is_probe).count()
+    };
+    // Its first run would fail for want of a snapshot, and the test of the rules for want of findings.
+    assert_eq!(probes(&scenario), 0);
+    assert_eq!(scenario.findings, Some(ExpectedFindings::default()));
 
-    // Its commented-out ending is right as well.
-    let about_failure = template("first-one")
+    // What is commented out is right as well.
+    let keys = ["[", "probe =", "as =", "kind =", "contains ="];
+    let whole = template("first-one")
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(bare)
-                if bare.starts_with('[')
-                    || bare.starts_with("kind")
-                    || bare.starts_with("contains") =>
-            {
-                bare
-            }
+            Some(bare) if keys.iter().any(|key| bare.starts_with(key)) => bare,
             _ => line,
         })
         .collect::<Vec<_>>()
         .join("\n");
-    let scenario = parse("first-one.toml".as_ref(), &about_failure, &labs).unwrap();
+    let scenario = parse("first-one.toml".as_ref(), &whole, &labs).unwrap();
+    assert_eq!(probes(&scenario), 1);
     assert_eq!(scenario.failure.unwrap().kind, FailureKind::Start);
 }
 

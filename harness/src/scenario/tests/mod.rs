@@ -3,6 +3,7 @@
 mod catalogue;
 mod digests;
 mod mistakes;
+mod readme;
 mod vocabulary;
 
 use std::path::Path;
