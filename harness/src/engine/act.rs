@@ -50,10 +50,8 @@ impl Runner<'_> {
                 disks
                     .move_to(&old, lab, blanks)
                     .map_err(|error| StepError::SetUp(chain(&error)))?;
+                self.judged = lab.clone();
             }
-        }
-        if bays != Bays::Kept {
-            self.judged = lab.clone();
         }
         self.lab = lab.clone();
         self.faulty = false;

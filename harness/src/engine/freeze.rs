@@ -401,7 +401,7 @@ impl Runner<'_> {
         for node in nodes {
             if let Move::PowerOn { lab, bays } = &self.plan.nodes()[*node].arrival {
                 self.lab = (**lab).clone();
-                if *bays != Bays::Kept {
+                if *bays == Bays::BySerial {
                     self.judged = self.lab.clone();
                 }
             }
