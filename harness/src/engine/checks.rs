@@ -38,14 +38,9 @@ pub(super) fn needs(expect: &Expect) -> BTreeSet<Probe> {
             pve.iommu.is_some() || pve.iommu_group.is_some(),
             Probe::Iommu,
         );
-        let groups = pve.iommu_group.iter().flatten();
-        need(
-            groups.into_iter().any(|(_, members)| members.is_empty()),
-            Probe::Pci,
-        );
         need(pve.dmesg_iommu.is_some(), Probe::DmesgIommu);
         need(
-            pve.driver.is_some() || pve.reset_method.is_some(),
+            pve.driver.is_some() || pve.reset_method.is_some() || expects_no_group(pve),
             Probe::Pci,
         );
         need(pve.module.is_some(), Probe::Modules);
@@ -70,6 +65,12 @@ pub(super) fn needs(expect: &Expect) -> BTreeSet<Probe> {
         }
     }
     probes
+}
+
+/// Whether a device is expected to be in no group.
+fn expects_no_group(pve: &ExpectPve) -> bool {
+    let mut groups = pve.iommu_group.iter().flatten();
+    groups.any(|(_, members)| members.is_empty())
 }
 
 /// Whether an expectation is judged by the output of the write-up's own loop.
