@@ -92,9 +92,10 @@ fn what_was_done_is_not_done_again_and_damage_is_made_good() {
     assert_eq!(facts(&again), seen);
     drop(again);
 
-    let ways: [(&str, Harm); 4] = [
-        ("ram.zst", alter),
-        ("ram.zst", cut),
+    let ways: [(&str, Harm); 5] = [
+        ("ram-1.zst", alter),
+        ("ram-0.zst", cut),
+        ("devices.zst", alter),
         ("meta.json", cut),
         ("disk", alter),
     ];
@@ -142,7 +143,7 @@ fn kill_9_while_a_checkpoint_is_written_leaves_nothing_that_is_used() {
         let entries = fs::read_dir(&store).ok()?.flatten();
         let mut drafts = entries.filter(|entry| {
             let name = entry.file_name();
-            name.to_string_lossy().starts_with("draft-") && entry.path().join("ram.zst").exists()
+            name.to_string_lossy().starts_with("draft-") && entry.path().join("ram-0.zst").exists()
         });
         drafts.next().map(|entry| entry.path())
     });

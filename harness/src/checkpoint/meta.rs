@@ -26,11 +26,21 @@ pub struct Meta {
     /// The disks, in the order of [`crate::machine::disk_nodes`].
     pub disks: Vec<FrozenDisk>,
     /// RAM and devices; none when the machine was off.
-    pub ram: Option<String>,
+    pub frozen: Option<Frozen>,
     /// Every file in the folder but this one.
     pub files: BTreeMap<String, FileMeta>,
     /// The last lines of the host's console.
     pub console: Vec<String>,
+}
+
+/// The names of the files of a machine that ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Frozen {
+    /// What QEMU saved of it.
+    pub devices: String,
+    /// The parts of its RAM.
+    pub ram: Vec<String>,
 }
 
 /// A guest of L1 that ran.

@@ -1,31 +1,111 @@
-//! The stream of a machine's RAM and devices, compressed on its way to a file and back.
+//! A machine's RAM in files: the pages that are not zero, each with its place, compressed. It is split into parts, so
+//! that each processor of a small machine has one to work at.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
 use super::hashing::Hashing;
 use super::meta::FileMeta;
 
 /// The fastest of zstd's usual levels: a state is written once and read a few times, and the machine
 /// waits for both.
-const LEVEL: i32 = 1;
-/// Threads that compress beside the one that reads.
-const WORKERS: u32 = 2;
-/// What passes at a time.
+pub(super) const LEVEL: i32 = 1;
+/// Parts, each written and read on a thread of its own.
+const PARTS: u64 = 2;
+/// Bytes of RAM that go to one part before the next part's turn comes, so that all have about as much to do.
+const STRIDE: u64 = 8 << 20;
+/// What is read and written at a time.
 const PIECE: usize = 1 << 20;
+/// What is left out where it is zero: Linux' page on x86.
+const PAGE: usize = 4096;
+/// A run of pages begins with its place in RAM and its length, both of 8 bytes, little end first. One of no
+/// length ends the part.
+const HEAD: usize = 16;
 
-/// Writes what comes from a stream into a new file.
+/// Writes RAM into new files in a folder. Gives them by name.
 ///
 /// # Errors
-/// When the stream breaks or the file cannot be written.
-pub fn save(mut stream: UnixStream, path: &Path) -> io::Result<FileMeta> {
+/// When RAM cannot be read or a file cannot be written.
+pub fn save_ram(ram: &File, folder: &Path) -> io::Result<BTreeMap<String, FileMeta>> {
+    let bytes = ram.metadata()?.len();
+    let save = |part: u64| {
+        let name = format!("ram-{part}.zst");
+        let saved = save_part(ram, bytes, part, &folder.join(&name))?;
+        Ok((name, saved))
+    };
+    each_on_a_thread((0..PARTS).collect(), save)
+        .into_iter()
+        .collect()
+}
+
+/// Fills RAM, all of it zero, with what [`save_ram`] wrote.
+///
+/// # Errors
+/// When a file is not the one that was written, or does not fit this RAM, or cannot be read. A file that was changed
+/// may be noticed only when RAM holds what is in it: nothing may be done with that before this returns.
+pub fn load_ram(
+    ram: &File,
+    folder: &Path,
+    expected: &BTreeMap<String, FileMeta>,
+) -> io::Result<()> {
+    let bytes = ram.metadata()?.len();
+    let load = |(name, meta): (&String, &FileMeta)| load_part(ram, bytes, &folder.join(name), meta);
+    each_on_a_thread(expected.iter().collect(), load)
+        .into_iter()
+        .collect()
+}
+
+/// The results of a piece of work for each of these, in their order.
+fn each_on_a_thread<A: Send, T: Send>(
+    all: Vec<A>,
+    work: impl Fn(A) -> io::Result<T> + Sync,
+) -> Vec<io::Result<T>> {
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> = all
+            .into_iter()
+            .map(|one| scope.spawn(move || work(one)))
+            .collect();
+        let died = |_| Err(io::Error::other("the thread that did it has died"));
+        threads
+            .into_iter()
+            .map(|one| one.join().unwrap_or_else(died))
+            .collect()
+    })
+}
+
+fn save_part(ram: &File, bytes: u64, part: u64, path: &Path) -> io::Result<FileMeta> {
     let file = Hashing::new(File::create_new(path)?);
     let mut packer = zstd::Encoder::new(BufWriter::with_capacity(PIECE, file), LEVEL)?;
-    packer.multithread(WORKERS)?;
-    copy(&mut stream, &mut packer)?;
+    let mut buffer = vec![0; PIECE];
+    let mine = |start: u64| start / STRIDE % PARTS == part;
+    let mut at = 0;
+    while let Some((start, end)) = data_after(ram, at, bytes)? {
+        // No further than this part's turn lasts.
+        let end = end.min((start / STRIDE + 1) * STRIDE);
+        at = end;
+        if !mine(start) {
+            continue;
+        }
+        let mut start = start;
+        while start < end {
+            let length = usize::try_from(end - start).map_or(PIECE, |rest| rest.min(PIECE));
+            ram.read_exact_at(&mut buffer[..length], start)?;
+            for (place, pages) in runs(&buffer[..length]) {
+                packer.write_all(&head(start + place as u64, pages.len()))?;
+                packer.write_all(pages)?;
+            }
+            start += length as u64;
+        }
+    }
+    packer.write_all(&head(0, 0))?;
     let file = packer.finish()?;
     Ok(file
         .into_inner()
@@ -33,98 +113,167 @@ pub fn save(mut stream: UnixStream, path: &Path) -> io::Result<FileMeta> {
         .finish())
 }
 
-/// Gives what [`save`] wrote to a stream.
-///
-/// # Errors
-/// When the file is not the one that was written, or cannot be read, or the stream breaks. A file that
-/// was changed may be noticed only when all of it has been given: whoever reads the stream must not act
-/// on it before this returns.
-pub fn load(path: &Path, expected: &FileMeta, mut stream: UnixStream) -> io::Result<()> {
-    let mut file = Hashing::new(File::open(path)?);
-    let mut unpacker = zstd::Decoder::new(&mut file)?;
-    copy(&mut unpacker, &mut stream)?;
-    drop(unpacker);
-    // What comes after the last frame counts too.
-    io::copy(&mut file, &mut io::sink())?;
-    if file.finish() != *expected {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "its content is not what was written",
-        ));
+/// The next stretch of RAM that was ever written to, from a place on.
+fn data_after(ram: &File, at: u64, bytes: u64) -> io::Result<Option<(u64, u64)>> {
+    if at >= bytes {
+        return Ok(None);
     }
-    stream.shutdown(Shutdown::Write)
+    let start = match rustix::fs::seek(ram, SeekFrom::Data(at)) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let end = rustix::fs::seek(ram, SeekFrom::Hole(start))?;
+    Ok(Some((start, end)))
 }
 
-fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+/// The pages that are not zero, those that follow each other together, with their places.
+fn runs(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    const ZERO: [u8; PAGE] = [0; PAGE];
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let pages = |from: usize| bytes[from..].chunks(PAGE);
+        let is_zero = |page: &&[u8]| **page == ZERO[..page.len()];
+        at += pages(at)
+            .take_while(is_zero)
+            .map(<[u8]>::len)
+            .sum::<usize>();
+        let start = at;
+        at += pages(at)
+            .take_while(|page| !is_zero(page))
+            .map(<[u8]>::len)
+            .sum::<usize>();
+        (at > start).then(|| (start, &bytes[start..at]))
+    })
+}
+
+fn head(place: u64, length: usize) -> [u8; HEAD] {
+    let mut head = [0; HEAD];
+    head[..8].copy_from_slice(&place.to_le_bytes());
+    head[8..].copy_from_slice(&(length as u64).to_le_bytes());
+    head
+}
+
+fn load_part(ram: &File, bytes: u64, path: &Path, expected: &FileMeta) -> io::Result<()> {
+    let mut file = Hashing::new(File::open(path)?);
+    let mut unpacker = zstd::Decoder::new(&mut file)?;
     let mut buffer = vec![0; PIECE];
     loop {
-        match from.read(&mut buffer)? {
-            0 => return to.flush(),
-            count => to.write_all(&buffer[..count])?,
+        let mut words = [[0; 8]; 2];
+        for word in &mut words {
+            unpacker.read_exact(word)?;
         }
+        let [place, length] = words.map(u64::from_le_bytes);
+        if length == 0 {
+            break;
+        }
+        let fits = place.checked_add(length).is_some_and(|end| end <= bytes);
+        let pages = usize::try_from(length)
+            .ok()
+            .filter(|_| fits)
+            .and_then(|length| buffer.get_mut(..length))
+            .ok_or_else(|| invalid("it has a page that this RAM has no place for"))?;
+        unpacker.read_exact(pages)?;
+        ram.write_all_at(pages, place)?;
     }
+    drop(unpacker);
+    // What comes after the last page counts too.
+    io::copy(&mut file, &mut io::sink())?;
+    if file.finish() != *expected {
+        return Err(invalid("its content is not what was written"));
+    }
+    Ok(())
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use rustix::fs::{MemfdFlags, memfd_create};
 
     use super::*;
 
-    /// Saves `content` to a file.
-    fn saved(content: &[u8]) -> (tempfile::TempDir, FileMeta) {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut one, other) = UnixStream::pair().unwrap();
-        let content = content.to_vec();
-        let writer = thread::spawn(move || one.write_all(&content));
-        let meta = save(other, &dir.path().join("ram")).unwrap();
-        writer.join().unwrap().unwrap();
-        (dir, meta)
+    const BYTES: u64 = 5 * STRIDE + 3 * PAGE as u64;
+
+    fn empty() -> File {
+        let file = File::from(memfd_create("test", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(BYTES).unwrap();
+        file
     }
 
-    fn loaded(path: &Path, meta: &FileMeta) -> (io::Result<()>, Vec<u8>) {
-        let (one, mut other) = UnixStream::pair().unwrap();
-        let reader = thread::spawn(move || {
-            let mut all = Vec::new();
-            other.read_to_end(&mut all).map(|_| all)
-        });
-        let result = load(path, meta, one);
-        (result, reader.join().unwrap().unwrap())
+    /// RAM with pages at its beginning and end, over the edges of strides and pieces, alone and in company, and with
+    /// some that were written to and are zero.
+    fn used() -> File {
+        let ram = empty();
+        let page = |number: u64| -> Vec<u8> {
+            (0..PAGE as u64)
+                .map(|at| (at * number % 251) as u8)
+                .collect()
+        };
+        let last = BYTES / PAGE as u64 - 1;
+        let edge = STRIDE / PAGE as u64;
+        for number in (1..40).chain([0, edge - 1, edge, 3 * edge - 1, 300, 302, last]) {
+            let place = number * PAGE as u64;
+            ram.write_all_at(&page(number + 1), place).unwrap();
+        }
+        ram.write_all_at(&[0; 8 * PAGE], 20 * PAGE as u64).unwrap();
+        ram
     }
 
-    fn content() -> Vec<u8> {
-        (0..3_000_000u32)
-            .flat_map(|n| (n / 7).to_le_bytes())
-            .collect()
+    fn content(ram: &File) -> Vec<u8> {
+        let mut all = vec![0; BYTES as usize];
+        ram.read_exact_at(&mut all, 0).unwrap();
+        all
     }
 
     #[test]
-    fn what_was_saved_is_loaded() {
-        let (dir, meta) = saved(&content());
-        let path = dir.path().join("ram");
-        assert_eq!(meta.bytes, path.metadata().unwrap().len());
-        let (result, read) = loaded(&path, &meta);
-        result.unwrap();
-        assert!(read == content());
+    fn ram_comes_back_as_it_was() {
+        for ram in [used(), empty()] {
+            let dir = tempfile::tempdir().unwrap();
+            let files = save_ram(&ram, dir.path()).unwrap();
+            assert_eq!(files.len() as u64, PARTS);
+            for (name, meta) in &files {
+                assert_eq!(dir.path().join(name).metadata().unwrap().len(), meta.bytes);
+            }
+            let other = empty();
+            load_ram(&other, dir.path(), &files).unwrap();
+            assert!(content(&other) == content(&ram));
+        }
     }
 
     #[test]
     fn damage_is_an_error() {
-        let (dir, meta) = saved(&content());
-        let path = dir.path().join("ram");
-        let whole = std::fs::read(&path).unwrap();
-        let mut altered = whole.clone();
-        altered[whole.len() / 2] ^= 1;
-        let mut longer = whole.clone();
-        longer.push(0);
-        for (name, bytes) in [
-            ("cut", &whole[..whole.len() - 9]),
-            ("empty", &[]),
-            ("altered", &altered),
-            ("longer", &longer),
-        ] {
-            std::fs::write(&path, bytes).unwrap();
-            assert!(loaded(&path, &meta).0.is_err(), "{name}");
+        let dir = tempfile::tempdir().unwrap();
+        let files = save_ram(&used(), dir.path()).unwrap();
+        for name in files.keys() {
+            let path = dir.path().join(name);
+            let whole = std::fs::read(&path).unwrap();
+            let mut altered = whole.clone();
+            altered[whole.len() / 2] ^= 1;
+            let mut longer = whole.clone();
+            longer.push(0);
+            for (what, bytes) in [
+                ("cut", &whole[..whole.len() - 9]),
+                ("empty", &[]),
+                ("altered", &altered),
+                ("longer", &longer),
+            ] {
+                std::fs::write(&path, bytes).unwrap();
+                assert!(load_ram(&empty(), dir.path(), &files).is_err(), "{what}");
+            }
+            std::fs::write(&path, whole).unwrap();
         }
+    }
+
+    #[test]
+    fn a_page_beyond_this_ram_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = save_ram(&used(), dir.path()).unwrap();
+        let smaller = empty();
+        smaller.set_len(BYTES - 1).unwrap();
+        let error = load_ram(&smaller, dir.path(), &files).unwrap_err();
+        assert!(error.to_string().contains("no place"), "{error}");
     }
 }

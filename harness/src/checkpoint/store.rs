@@ -104,6 +104,11 @@ impl Checkpoint {
         &self.name
     }
 
+    /// The path of its folder.
+    pub fn folder(&self) -> PathBuf {
+        self.store.join(&self.name)
+    }
+
     /// The path of one of its files.
     pub fn file(&self, name: &str) -> PathBuf {
         self.store.join(&self.name).join(name)
@@ -208,9 +213,10 @@ impl Store {
             let expected = metas[&layer.folder].files.get(&layer.file);
             self.check_file(&checkpoint.layer(layer), layer, expected)?;
         }
-        if let Some(ram) = &checkpoint.meta.ram {
-            let path = checkpoint.file(ram);
-            let bytes = checkpoint.meta.files.get(ram).map(|file| file.bytes);
+        let frozen = checkpoint.meta.frozen.iter();
+        for name in frozen.flat_map(|one| one.ram.iter().chain([&one.devices])) {
+            let path = checkpoint.file(name);
+            let bytes = checkpoint.meta.files.get(name).map(|file| file.bytes);
             let found = path.metadata().map_err(failed("read", &path))?.len();
             if bytes != Some(found) {
                 return Err(damaged(&path, format!("it has {found} bytes")));
@@ -296,7 +302,7 @@ impl Store {
         for name in self.names() {
             usage.bytes += self.bytes(&name);
             match self.read(&name) {
-                Ok(meta) if meta.ram.is_some() => usage.running += 1,
+                Ok(meta) if meta.frozen.is_some() => usage.running += 1,
                 Ok(_) => usage.off += 1,
                 Err(_) => {}
             }

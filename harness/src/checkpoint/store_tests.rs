@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::super::meta::FrozenDisk;
+use super::super::meta::{Frozen, FrozenDisk};
 use super::*;
 
 fn key(number: u8) -> Key {
@@ -27,9 +27,11 @@ fn take(store: &Store, number: u8, parent: Option<&Checkpoint>) -> Checkpoint {
         draft.adopt(&disk, "disk0-0.qcow2").unwrap(),
     );
     fs::remove_file(&disk).unwrap();
-    let ram = draft.path().join("ram.zst");
-    fs::write(&ram, vec![number; 64 << 10]).unwrap();
-    files.insert("ram.zst".to_owned(), digest(&ram).unwrap());
+    for name in ["devices.zst", "ram-0.zst"] {
+        let path = draft.path().join(name);
+        fs::write(&path, vec![number; 64 << 10]).unwrap();
+        files.insert(name.to_owned(), digest(&path).unwrap());
+    }
     let mut layers = parent.map_or_else(Vec::new, |parent| parent.meta.disks[0].layers.clone());
     layers.push(LayerRef {
         folder: draft.name().to_owned(),
@@ -43,7 +45,10 @@ fn take(store: &Store, number: u8, parent: Option<&Checkpoint>) -> Checkpoint {
         nas: None,
         saved: BTreeMap::new(),
         disks: vec![FrozenDisk { bytes: 1, layers }],
-        ram: Some("ram.zst".to_owned()),
+        frozen: Some(Frozen {
+            devices: "devices.zst".to_owned(),
+            ram: vec!["ram-0.zst".to_owned()],
+        }),
         files,
         console: Vec::new(),
     };
@@ -92,11 +97,13 @@ fn damage_is_noticed_wherever_it_is() {
             assert!(store.check(&found).is_err(), "{what} {parent_too}");
         }
     }
-    let cache = tempfile::tempdir().unwrap();
-    let store = store(cache.path(), PLENTY);
-    let one = take(&store, 1, None);
-    cut(&file(&one, "ram.zst"));
-    assert!(store.check(&one).is_err());
+    for name in ["devices.zst", "ram-0.zst"] {
+        let cache = tempfile::tempdir().unwrap();
+        let store = store(cache.path(), PLENTY);
+        let one = take(&store, 1, None);
+        cut(&file(&one, name));
+        assert!(store.check(&one).is_err(), "{name}");
+    }
 }
 
 #[test]
@@ -118,7 +125,7 @@ fn what_a_dead_run_left_half_made_is_swept_and_what_a_living_one_makes_is_not() 
     let living = store.begin(&key(1)).unwrap();
     let dead = store.begin(&key(2)).unwrap();
     let path = dead.path().to_owned();
-    fs::write(path.join("ram.zst"), "half").unwrap();
+    fs::write(path.join("ram-0.zst"), "half").unwrap();
     // As after kill -9: the lock goes with the process, the folder stays.
     dead._alive.unlock().unwrap();
     std::mem::forget(dead);

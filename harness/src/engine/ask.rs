@@ -2,6 +2,7 @@
 //! other.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use super::run::Runner;
 use crate::checkpoint::{Recorder, Replay};
@@ -31,6 +32,11 @@ impl Answers {
         all.sort_by_key(|(probe, _)| probes.iter().position(|one| one == probe));
         all
     }
+}
+
+/// What a probe's time is remembered by.
+pub(super) fn probe_digest(probe: Probe) -> String {
+    format!("probe-{probe}")
 }
 
 impl Runner<'_> {
@@ -77,7 +83,10 @@ impl Runner<'_> {
             .as_ref()
             .filter(|_| probe.guest() == GuestName::Nas);
         let nas = nas.map(|nas| Recorder::new(&nas.guest, self.stands_at()));
+        let start = Instant::now();
         let answer = probe::read(probe, &pve, nas.as_ref(), limit).await;
+        let timings = self.session.ground.timings();
+        timings.note(probe_digest(probe), start.elapsed().as_secs_f64());
         if let Some((key, records)) = key.zip(self.session.ground.records()) {
             let mut recording = pve.finish();
             if let Some(nas) = nas {

@@ -1,16 +1,21 @@
 //! Taking checkpoints on a scenario's way, and going on from them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::ask::probe_digest;
 use super::failure::{StepError, chain};
 use super::nas;
 use super::run::Runner;
-use crate::checkpoint::{self, Checkpoint, FileMeta, FrozenDisk, LayerRef, Meta, Nas, StoreError};
+use crate::checkpoint::{
+    self, Checkpoint, FileMeta, Frozen, FrozenDisk, LayerRef, Meta, Nas, StoreError,
+};
 use crate::event::EventKind;
+use crate::finding::HOST_PROBES;
 use crate::guest::{self, Agent, Exec, Guest, Nested};
-use crate::machine::{Console, Disks, Machine, MachineError};
+use crate::machine::{Console, Disks, Machine, MachineError, Saved};
 use crate::plan::{Bays, Move, NodeId, Wish, first_lab};
 use crate::scenario::Vmid;
 
@@ -24,11 +29,11 @@ const fn pays_after(wish: Wish) -> f64 {
     }
 }
 
-/// A command that prints a kernel's boot id.
-const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
+/// Prints a kernel's boot id, without a process of its own.
+const BOOT_ID: &str = "read -r id </proc/sys/kernel/random/boot_id && echo \"$id\"";
 
-/// The file of RAM and devices.
-const RAM: &str = "ram.zst";
+/// The file of what QEMU saves beside RAM.
+const DEVICES: &str = "devices.zst";
 
 /// What steps before a checkpoint have read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,11 +158,27 @@ impl Runner<'_> {
     /// Takes a checkpoint of the state that was just reached, if that pays.
     pub(super) async fn checkpoint(&mut self, node: NodeId) -> Result<(), StepError> {
         let wish = self.plan.wish(node);
-        let pays = self.keeps(wish) && self.spent - self.frozen_at >= pays_after(wish);
+        let saves = self.spent - self.frozen_at + self.questions_at_the_end(node);
+        let pays = self.keeps(wish) && saves >= pays_after(wish);
         if pays && !self.better_comes_soon(node, wish) {
             self.checkpoint_now(node).await?;
         }
         Ok(())
+    }
+
+    /// How long it takes to ask the host for what findings are derived from, in seconds, if that is done here at the
+    /// scenario's end: a machine that goes on from a checkpoint of this state need not be asked.
+    fn questions_at_the_end(&self, node: NodeId) -> f64 {
+        let last = self.route().legs.last();
+        let here = last.is_some_and(|leg| leg.looks && leg.at == node);
+        if !here || !self.wants_findings() {
+            return 0.0;
+        }
+        let timings = self.session.ground.timings();
+        let known = HOST_PROBES
+            .iter()
+            .filter_map(|one| timings.last(&probe_digest(*one)));
+        known.sum()
     }
 
     /// Whether a state that is wished for more comes so soon that it would have no checkpoint if this one had: the last
@@ -249,6 +270,7 @@ impl Runner<'_> {
             .overlays(blanks)
             .map_err(|error| Trouble::Lab(chain(&error)))?;
         let mut files = BTreeMap::new();
+        let mut frozen = None;
         let mut console = Vec::new();
         let nas = self.nas.as_ref().map(|nas| Nas {
             vmid: nas.vm,
@@ -256,12 +278,15 @@ impl Runner<'_> {
         });
         let mut boot_id = None;
         if let (Some(machine), Some(disks)) = (&mut self.machine, &mut self.disks) {
-            let path = draft.path().join(RAM);
             let vmid = nas.as_ref().map(|nas| nas.vmid);
-            files.insert(
-                RAM.to_owned(),
-                freeze_machine(machine, disks, overlays, vmid, path).await?,
-            );
+            let (devices, ram) =
+                freeze_machine(machine, disks, overlays, vmid, draft.path()).await?;
+            frozen = Some(Frozen {
+                devices: DEVICES.to_owned(),
+                ram: ram.keys().cloned().collect(),
+            });
+            files.extend(ram);
+            files.insert(DEVICES.to_owned(), devices);
             console = machine.console().tail();
             boot_id = Some(machine.boot_id().to_owned());
         } else {
@@ -298,7 +323,7 @@ impl Runner<'_> {
             nas,
             saved: self.saved.clone(),
             disks,
-            ram: files.contains_key(RAM).then(|| RAM.to_owned()),
+            frozen,
             files,
             console,
         };
@@ -339,23 +364,33 @@ impl Runner<'_> {
         self.disks = Some(disks);
         self.saved = meta.saved.clone();
         self.keep("pve-console-before.log", &meta.console.join("\n"))?;
-        let (Some(ram), Some(boot_id)) = (&meta.ram, &meta.boot_id) else {
+        let (Some(parts), Some(boot_id)) = (&meta.frozen, &meta.boot_id) else {
             return Ok(());
         };
-        let expected = meta.files.get(ram).cloned();
-        let unlisted = || Trouble::Unfit("its RAM is not listed".to_owned());
-        let expected = expected.ok_or_else(unlisted)?;
-        let path = checkpoint.file(ram);
+        let listed = |name: &String| {
+            let unlisted = || Trouble::Unfit(format!("its file `{name}` is not listed"));
+            meta.files.get(name).cloned().ok_or_else(unlisted)
+        };
+        let expected = listed(&parts.devices)?;
+        let devices = checkpoint.file(&parts.devices);
+        let mut ram = BTreeMap::new();
+        for name in &parts.ram {
+            ram.insert(name.clone(), listed(name)?);
+        }
+        let folder = checkpoint.folder();
         let place = self.placement(true)?;
         let deadlines = self.session.ground.deadlines();
-        let (mut machine, ()) = Machine::restore(
+        let mut machine = Machine::restore(
             self.session.ground.qemu(),
             &self.lab,
             &place,
             self.folder.path(),
             deadlines,
             Console::after(&meta.console),
-            move |stream| checkpoint::load(&path, &expected, stream),
+            Saved {
+                ram: move |file: &File| checkpoint::load_ram(file, &folder, &ram),
+                devices: move |stream| checkpoint::load_devices(&devices, &expected, stream),
+            },
         )
         .await?;
         machine.adopt(boot_id);
@@ -445,14 +480,16 @@ async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<(String, Option<S
     }
 }
 
-/// Freezes the disks of a machine that runs, and saves its RAM while it and its NAS stand still.
+/// Freezes the disks of a machine that runs, and saves its devices and RAM into a folder while it and its NAS stand
+/// still.
 async fn freeze_machine(
     machine: &mut Machine,
     disks: &mut Disks,
     overlays: Vec<PathBuf>,
     nas: Option<Vmid>,
-    ram: PathBuf,
-) -> Result<FileMeta, Trouble> {
+    folder: &Path,
+) -> Result<(FileMeta, BTreeMap<String, FileMeta>), Trouble> {
+    let (devices, folder) = (folder.join(DEVICES), folder.to_owned());
     let limit = machine.limits().command;
     let saved = async {
         if let Some(vmid) = nas {
@@ -463,7 +500,10 @@ async fn freeze_machine(
         // From here on QEMU writes to the new files, whatever comes next.
         disks.froze(overlays);
         machine
-            .save_ram(move |stream| checkpoint::save(stream, &ram))
+            .save(
+                move |stream| checkpoint::save_devices(stream, &devices),
+                move |ram| checkpoint::save_ram(ram, &folder),
+            )
             .await
     };
     let saved = saved.await;
@@ -514,7 +554,7 @@ mod tests {
         };
         assert!(Trouble::from(refused).is_of_the_checkpoint());
         let damaged = StoreError::Damaged {
-            file: "ram.zst".to_owned(),
+            file: "ram-0.zst".to_owned(),
             reason: "it is short".to_owned(),
         };
         assert!(Trouble::from(damaged).is_of_the_checkpoint());

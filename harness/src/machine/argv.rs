@@ -56,6 +56,9 @@ impl Placement {
 /// Id of the port that the guest agent listens on, as QMP's `VSERPORT_CHANGE` names it.
 pub const AGENT_PORT: &str = "agent";
 
+/// Id of the machine's RAM.
+const RAM: &str = "ram";
+
 /// What a lab's machine is, as QEMU is told it: its arguments without where it runs.
 pub fn hardware(lab: &Lab, accelerator: Accelerator, cpu: &str) -> Vec<u8> {
     let chain = || DiskChain {
@@ -74,7 +77,7 @@ pub fn hardware(lab: &Lab, accelerator: Accelerator, cpu: &str) -> Vec<u8> {
         incoming: false,
     };
     let mut bytes = Vec::new();
-    for word in argv(lab, &nowhere) {
+    for word in argv(lab, &nowhere, Path::new("ram")) {
         bytes.extend_from_slice(word.as_encoded_bytes());
         bytes.push(0);
     }
@@ -134,8 +137,8 @@ fn data_node(controller: usize, port: usize) -> String {
     format!("disk{controller}-{port}")
 }
 
-/// QEMU's arguments for a lab, the program's name not among them.
-pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
+/// QEMU's arguments for a lab whose RAM is the file `ram`, the program's name not among them.
+pub fn argv(lab: &Lab, place: &Placement, ram: &Path) -> Vec<OsString> {
     let mut args = Args::default();
     args.pair("-name", "pve,debug-threads=on");
     args.flag("-no-user-config");
@@ -149,7 +152,8 @@ pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
         args.pair("-L", dir);
     }
 
-    args.pair("-machine", place.accelerator.machine());
+    let machine = place.accelerator.machine();
+    args.pair("-machine", format!("{machine},memory-backend={RAM}"));
     let accelerator = match place.accelerator {
         Accelerator::Kvm => "kvm",
         Accelerator::Tcg => "tcg,thread=multi",
@@ -162,6 +166,15 @@ pub fn argv(lab: &Lab, place: &Placement) -> Vec<OsString> {
     args.pair("-cpu", &place.cpu);
     args.pair("-smp", lab.cpus.to_string());
     args.pair("-m", lab.memory_mib.to_string());
+    // QEMU saves no RAM that others have too: a checkpoint takes it from the file, and puts it there.
+    args.pair(
+        "-object",
+        format!(
+            "memory-backend-file,id={RAM},size={}M,mem-path={},share=on",
+            lab.memory_mib,
+            Args::escaped(ram)
+        ),
+    );
     args.pair("-rtc", "base=utc");
     // As on most boards: the chipset's watchdog may reset the machine, once a driver has set it going.
     args.pair("-global", "ICH9-LPC.noreboot=off");

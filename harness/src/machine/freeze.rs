@@ -1,8 +1,9 @@
-//! Freezing a machine and going on from what was frozen: its disks by new layers over them, its RAM and
-//! devices by QEMU's migration through a Unix socket, whose other end is the caller's.
+//! Freezing a machine and going on from what was frozen: its disks by new layers over them, its RAM by reading and
+//! filling the file that it is, its devices by QEMU's migration through a Unix socket, whose other end is the caller's.
 //!
 //! What the bytes become is the caller's business ([`crate::checkpoint`]).
 
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 
 use super::argv::Placement;
 use super::console::Console;
+use super::memory::Memory;
 use super::power::{Machine, MachineError};
 use super::status::Status;
 use crate::accel::Deadlines;
@@ -26,6 +28,15 @@ use crate::poll::{Pace, TimedOut, poll};
 
 /// QEMU's own limit is for networks; this is none.
 const NO_LIMIT: u64 = 1 << 40;
+
+/// What a machine goes on from. Each works on a thread of its own.
+#[derive(Debug)]
+pub struct Saved<R, D> {
+    /// Fills the file that its RAM is, which is all zero.
+    pub ram: R,
+    /// Gives the stream of the devices that [`Machine::save`] gave.
+    pub devices: D,
+}
 
 impl Machine {
     /// Why QEMU cannot save this machine's RAM, in QEMU's words; `None` when it can.
@@ -93,18 +104,19 @@ impl Machine {
         Ok(())
     }
 
-    /// Saves RAM and devices of a machine whose CPUs are stopped: `write` gets a stream of them, on a
-    /// thread of its own. The CPUs stay stopped.
+    /// Saves RAM and devices of a machine whose CPUs are stopped: `devices` gets a stream of what QEMU saves, and after
+    /// that `ram` the file that its RAM is, each on a thread of its own. The CPUs stay stopped.
     ///
     /// # Errors
     /// When QEMU refuses, or the stream ends early; the machine can go on in either case.
-    pub async fn save_ram<T: Send + 'static>(
+    pub async fn save<D: Send + 'static, R: Send + 'static>(
         &self,
-        write: impl FnOnce(UnixStream) -> io::Result<T> + Send + 'static,
-    ) -> Result<T, MachineError> {
+        devices: impl FnOnce(UnixStream) -> io::Result<D> + Send + 'static,
+        ram: impl FnOnce(&File) -> io::Result<R> + Send + 'static,
+    ) -> Result<(D, R), MachineError> {
         let socket = self.sockets.join("save");
         let failed = |source| MachineError::SetUp {
-            what: "channel for its RAM",
+            what: "channel for its state",
             source,
         };
         // An earlier checkpoint of this machine may have left one.
@@ -120,45 +132,53 @@ impl Machine {
                 let (stream, _) = listener.accept().await?;
                 let stream = stream.into_std()?;
                 stream.set_nonblocking(false)?;
-                tokio::task::spawn_blocking(move || write(stream)).await?
+                tokio::task::spawn_blocking(move || devices(stream)).await?
             };
             let accept = async { accept.await.map_err(Transfer::Io) };
-            let (written, ()) = tokio::try_join!(accept, migration(&mut status, before))?;
-            Ok(written)
+            let (devices, ()) = tokio::try_join!(accept, migration(&mut status, before))?;
+            // What a device still had for the guest is in its RAM by now.
+            Ok((devices, with(&self.memory, ram).await?))
         };
-        let saved = self.transfer("the RAM to be saved", work).await;
+        let saved = self.transfer("the state to be saved", work).await;
         let _ = std::fs::remove_file(&socket);
         saved
     }
 
-    /// Starts QEMU with a saved state: `read` writes the stream that [`Machine::save_ram`] gave. The
-    /// CPUs stay stopped, so that the caller can still decide that the state is not to be used. `console`
-    /// knows what the host said before.
+    /// Starts QEMU with a saved state. The CPUs stay stopped, so that the caller can still decide that it is not to be
+    /// used. `console` knows what the host said before.
     ///
     /// # Errors
     /// When QEMU cannot be started or does not take the state.
-    pub async fn restore<T: Send + 'static>(
+    pub async fn restore(
         program: Command,
         lab: &Lab,
         place: &Placement,
         evidence: &Path,
         deadlines: Deadlines,
         console: Console,
-        read: impl FnOnce(UnixStream) -> io::Result<T> + Send + 'static,
-    ) -> Result<(Self, T), MachineError> {
+        saved: Saved<
+            impl FnOnce(&File) -> io::Result<()> + Send + 'static,
+            impl FnOnce(UnixStream) -> io::Result<()> + Send + 'static,
+        >,
+    ) -> Result<Self, MachineError> {
+        let Saved { ram, devices } = saved;
         let machine = Self::connect(program, lab, place, evidence, deadlines, console).await?;
         machine.prepare_migration().await?;
         let before = machine.status.borrow().migrations;
         let socket = machine.sockets.join("load");
         let uri = format!("unix:{}", socket.display());
-        machine
-            .monitor("migrate-incoming", json!({ "uri": uri }))
-            .await?;
         let mut status = machine.status.clone();
         let work = async {
+            // Whatever QEMU has put there meanwhile is not of this state.
+            machine.memory.clear().map_err(Transfer::Io)?;
+            with(&machine.memory, ram).await?;
+            machine
+                .monitor("migrate-incoming", json!({ "uri": uri }))
+                .await
+                .map_err(|error| Transfer::Io(io::Error::other(error)))?;
             // QEMU listens a moment after it has answered.
             let stream = poll(
-                "QEMU to take its RAM",
+                "QEMU to take its state",
                 deadlines.qmp,
                 Pace::QUICK,
                 async || Ok::<_, TimedOut>(UnixStream::connect(&socket).ok()),
@@ -166,14 +186,14 @@ impl Machine {
             .await
             .map_err(|error| Transfer::Io(io::Error::other(error)))?;
             let feed = async {
-                let fed = tokio::task::spawn_blocking(move || read(stream)).await;
+                let fed = tokio::task::spawn_blocking(move || devices(stream)).await;
                 fed.map_err(io::Error::from).flatten().map_err(Transfer::Io)
             };
-            let (read, ()) = tokio::try_join!(feed, migration(&mut status, before))?;
-            Ok(read)
+            let ((), ()) = tokio::try_join!(feed, migration(&mut status, before))?;
+            Ok(())
         };
-        let read = machine.transfer("the RAM to be restored", work).await?;
-        Ok((machine, read))
+        machine.transfer("the state to be restored", work).await?;
+        Ok(machine)
     }
 
     /// Tells the machine which boot it is in, and that its agent listens: a state that was restored says
@@ -183,8 +203,10 @@ impl Machine {
     }
 
     async fn prepare_migration(&self) -> Result<(), MachineError> {
-        let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
-        self.monitor("migrate-set-capabilities", events).await?;
+        let on = |name| json!({ "capability": name, "state": true });
+        let capabilities = json!({ "capabilities": [on("events"), on("x-ignore-shared")] });
+        self.monitor("migrate-set-capabilities", capabilities)
+            .await?;
         self.monitor(
             "migrate-set-parameters",
             json!({ "max-bandwidth": NO_LIMIT }),
@@ -235,6 +257,18 @@ enum Transfer {
     Ended(String),
     #[error("{0}")]
     Io(io::Error),
+}
+
+/// Has a machine's RAM read or filled, on a thread for work that blocks.
+async fn with<T: Send + 'static>(
+    memory: &Memory,
+    work: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
+) -> Result<T, Transfer> {
+    let memory = memory.clone();
+    let done = tokio::task::spawn_blocking(move || work(memory.file())).await;
+    done.map_err(io::Error::from)
+        .flatten()
+        .map_err(Transfer::Io)
 }
 
 /// Waits for the end of the migration that follows so many earlier ones.

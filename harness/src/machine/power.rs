@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::argv::{Placement, argv, disk_nodes};
 use super::console::Console;
 use super::logs::{self, AGENT_LOG, ARGV, QMP_LOG, STDERR_LOG};
+use super::memory::Memory;
 use super::process::{Process, ProcessError};
 use super::qmp::{Qmp, QmpError};
 use super::status::{Asked, Status, follow, incident};
@@ -109,6 +110,7 @@ pub struct Machine {
     waited: AtomicU64,
     pub(super) deadlines: Deadlines,
     pub(super) boot_id: String,
+    pub(super) memory: Memory,
     pub(super) sockets: PathBuf,
     /// The block node behind each disk, in the order of [`disk_nodes`].
     pub(super) nodes: Vec<String>,
@@ -158,8 +160,9 @@ impl Machine {
         deadlines: Deadlines,
         console: Console,
     ) -> Result<Self, MachineError> {
-        program.args(argv(lab, place));
         let set_up = |what| move |source| MachineError::SetUp { what, source };
+        let memory = Memory::new(u64::from(lab.memory_mib) << 20).map_err(set_up("RAM"))?;
+        program.args(argv(lab, place, &memory.path()));
         logs::set_aside(evidence).map_err(set_up("record of an earlier machine"))?;
         std::fs::write(evidence.join(ARGV), shown(&program))
             .map_err(set_up("record of QEMU's arguments"))?;
@@ -195,6 +198,7 @@ impl Machine {
             waited: AtomicU64::new(0),
             deadlines,
             boot_id: String::new(),
+            memory,
             sockets: place.sockets.clone(),
             nodes: disk_nodes(lab),
             freezes: 0,

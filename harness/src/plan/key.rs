@@ -11,7 +11,7 @@ use crate::machine::hardware;
 use crate::scenario::digest_of;
 
 /// Raised when the harness does something else for the same steps, so that older states are not used.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// What a state depends on beside lab and steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

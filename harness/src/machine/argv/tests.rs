@@ -99,7 +99,7 @@ fn place(accelerator: Accelerator, cpu: &str) -> Placement {
 
 fn lines(lab: &Lab, place: &Placement) -> String {
     let mut text = String::new();
-    for word in argv(lab, place) {
+    for word in argv(lab, place, Path::new("/proc/1/fd/3")) {
         let word = word.to_string_lossy();
         text.push_str(if word.starts_with('-') && !text.is_empty() {
             "\n"
