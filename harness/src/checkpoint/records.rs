@@ -3,6 +3,7 @@
 //! time, and an answer counts only for the very same command.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -45,10 +46,20 @@ impl Recording {
         self
     }
 
-    /// Adds what another recording has and this one has not.
+    /// Adds what another recording has and this one has not. What a machine said that stood at a checkpoint goes before
+    /// what one said that stood at none: the next one that goes on from there need not be asked.
     pub fn merge(&mut self, other: Recording) {
         for (command, answer) in other.answers {
-            self.answers.entry(command).or_insert(answer);
+            match self.answers.entry(command) {
+                Entry::Vacant(place) => {
+                    place.insert(answer);
+                }
+                Entry::Occupied(mut place) => {
+                    if place.get().checkpoint.is_empty() {
+                        place.insert(answer);
+                    }
+                }
+            }
         }
     }
 }
@@ -256,6 +267,16 @@ mod tests {
         let exec = Exec::new("echo", [word], Duration::from_secs(5));
         recorder.exec(exec.clone()).await.unwrap();
         (exec, recorder.finish())
+    }
+
+    #[tokio::test]
+    async fn an_answer_from_a_checkpoint_is_not_lost_to_one_from_nowhere() {
+        let (_, at_one) = recorded("word", "key-1").await;
+        let (_, nowhere) = recorded("word", "").await;
+        for (mut first, second) in [(at_one.clone(), nowhere.clone()), (nowhere.clone(), at_one)] {
+            first.merge(second);
+            assert_eq!(first.at("key-1").answers.len(), 1);
+        }
     }
 
     #[tokio::test]
