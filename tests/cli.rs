@@ -104,8 +104,15 @@ fn facts_are_taken_over_from_the_newest_run_and_without_one_it_is_said() {
         command.env("LAB_CACHE", cache.path()).assert().code(3)
     };
     record().stderr(predicate::str::contains("runs"));
-    fs::create_dir_all(cache.path().join("runs/20261127T000000Z-1")).unwrap();
+    let run = cache.path().join("runs/20261127T000000Z-1");
+    fs::create_dir_all(&run).unwrap();
+    record().stderr(predicate::str::contains("events.jsonl"));
+    fs::write(run.join("events.jsonl"), "").unwrap();
     record().stderr(predicate::str::contains("has no facts of any scenario"));
+    // Facts of a failure prove nothing of what the scenario is about.
+    fs::create_dir(run.join("procedure")).unwrap();
+    fs::write(run.join("procedure/fact-book.json"), "{}").unwrap();
+    record().stderr(predicate::str::contains("left out `procedure`"));
 }
 
 #[test]
@@ -236,10 +243,24 @@ fn a_new_scenario_is_one_that_loads() {
         .assert()
         .code(3)
         .stderr(predicate::str::contains("is there already"));
-    new("../x")
+    for name in ["../x", "-a", "a--b", "a-", "", "A"] {
+        let mut command = xtask();
+        command.env("LAB_SCENARIOS", folder.path());
+        let answer = command.args(["lab", "new", "--", name]).assert().code(3);
+        answer.stderr(predicate::str::contains("cannot name a scenario"));
+    }
+    fs::create_dir(folder.path().join("boards")).unwrap();
+    fs::rename(
+        folder.path().join("my-board.toml"),
+        folder.path().join("boards/my-board.toml"),
+    )
+    .unwrap();
+    new("my-board")
         .assert()
         .code(3)
-        .stderr(predicate::str::contains("cannot name a scenario"));
+        .stderr(predicate::str::contains(
+            "boards/my-board.toml is there already",
+        ));
     xtask()
         .args(["lab", "new", "elsewhere", "--scenarios"])
         .arg(folder.path())

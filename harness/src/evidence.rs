@@ -3,11 +3,14 @@
 //! `runs/<time>-<pid>/` in the cache holds one folder a scenario. A run holds a lock on its folder
 //! for as long as it lives; what a dead run left (disks, sockets) is removed by the next one.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Deserialize;
 
 use crate::event::{Event, Listener};
 
@@ -191,6 +194,46 @@ fn is_dead(run: &Path) -> bool {
     }
 }
 
+/// The name of the log of events in a run's folder.
+const EVENTS: &str = "events.jsonl";
+
+/// Which scenarios of a run held, by its log of events.
+///
+/// # Errors
+/// When there is no log, or it cannot be read. A line that is cut off says nothing.
+pub fn held_in(run: &Path) -> Result<BTreeSet<String>, EvidenceError> {
+    #[derive(Deserialize)]
+    #[serde(tag = "event", rename_all = "kebab-case")]
+    enum Line {
+        ScenarioFinished {
+            scenario: String,
+            verdict: Ending,
+        },
+        #[serde(other)]
+        Other,
+    }
+    #[derive(Deserialize)]
+    #[serde(tag = "verdict", rename_all = "kebab-case")]
+    enum Ending {
+        Held,
+        FailedAsExpected,
+        #[serde(other)]
+        Other,
+    }
+    let path = run.join(EVENTS);
+    let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
+    let held = text
+        .lines()
+        .filter_map(|line| match serde_json::from_str(line) {
+            Ok(Line::ScenarioFinished {
+                scenario,
+                verdict: Ending::Held | Ending::FailedAsExpected,
+            }) => Some(scenario),
+            _ => None,
+        });
+    Ok(held.collect())
+}
+
 /// Writes events as JSON lines.
 #[derive(Debug)]
 pub struct EventLog {
@@ -203,7 +246,7 @@ impl EventLog {
     /// # Errors
     /// When it cannot be created.
     pub fn create(folder: &Path) -> Result<Arc<Self>, EvidenceError> {
-        let path = folder.join("events.jsonl");
+        let path = folder.join(EVENTS);
         let file = File::create(&path).map_err(failed("create", &path))?;
         Ok(Arc::new(EventLog {
             file: Mutex::new(file),
@@ -225,6 +268,9 @@ impl Listener for EventLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Failure;
+    use crate::event::{EventKind, Verdict};
+    use crate::scenario::FailureKind;
 
     #[test]
     fn a_dead_run_leaves_only_its_evidence() {
@@ -243,6 +289,41 @@ mod tests {
         assert!(path.join("console.log").exists());
         assert!(!path.join(DISKS).exists());
         assert!(!sockets.exists());
+    }
+
+    #[test]
+    fn which_scenarios_held_is_read_from_the_events() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(held_in(dir.path()).is_err());
+        let log = EventLog::create(dir.path()).unwrap();
+        let failure = Box::new(Failure::new(FailureKind::Check, "no"));
+        let interrupted = Verdict::Interrupted;
+        for (scenario, verdict) in [
+            ("one", Verdict::Held),
+            (
+                "two",
+                Verdict::Failed {
+                    failure: failure.clone(),
+                },
+            ),
+            ("three", Verdict::FailedAsExpected { failure }),
+            ("four", interrupted),
+        ] {
+            let kind = EventKind::ScenarioFinished {
+                scenario: scenario.to_owned(),
+                verdict,
+                seconds: 1.0,
+                folder: dir.path().to_owned(),
+            };
+            log.hear(&Event { at: 0.0, kind });
+        }
+        let mut file = File::options()
+            .append(true)
+            .open(dir.path().join(EVENTS))
+            .unwrap();
+        file.write_all(b"{\"event\":\"scenario-fini").unwrap();
+        let held: Vec<String> = held_in(dir.path()).unwrap().into_iter().collect();
+        assert_eq!(held, ["one", "three"]);
     }
 
     #[test]

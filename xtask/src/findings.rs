@@ -8,9 +8,10 @@ use anstream::{eprintln, println};
 use anyhow::{Context, bail};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
+use harness::evidence;
 use harness::finding::{self, FactBook, Rule};
 use harness::scenario;
-use scenarios::CacheFolder;
+use scenarios::{CacheFolder, ScenariosFolder};
 
 use crate::exit::Exit;
 
@@ -22,12 +23,14 @@ pub struct FindingsCommand {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
-    /// Takes the facts that a run read at the end of each scenario over into `scenarios/facts/`: those
-    /// of the newest run, or of the run with this folder.
+    /// Takes the facts that a run read at the end of each scenario that held over into `facts/` beside the
+    /// scenarios: those of the newest run, or of the run with this folder.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["id", "json"])]
     record: Option<Option<PathBuf>>,
     #[command(flatten)]
     cache: CacheFolder,
+    #[command(flatten)]
+    folder: ScenariosFolder,
 }
 
 pub fn run(command: FindingsCommand) -> anyhow::Result<Exit> {
@@ -36,7 +39,7 @@ pub fn run(command: FindingsCommand) -> anyhow::Result<Exit> {
             Some(run) => run,
             None => newest_run(&command.cache)?,
         };
-        return record(&run, scenarios::folder());
+        return record(&run, command.folder.path());
     }
     match command.id.as_deref() {
         None => list(command.json),
@@ -71,6 +74,7 @@ const BOOK: &str = "fact-book.json";
 fn record(run: &Path, catalogue: &Path) -> anyhow::Result<Exit> {
     let scenarios =
         scenario::load_dir(catalogue).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    let held = evidence::held_in(run)?;
     let facts = catalogue.join("facts");
     fs::create_dir_all(&facts).with_context(|| format!("failed to make {}", facts.display()))?;
     let mut taken = 0;
@@ -83,6 +87,10 @@ fn record(run: &Path, catalogue: &Path) -> anyhow::Result<Exit> {
                 return Err(error).with_context(|| format!("failed to read {}", book.display()));
             }
         };
+        if !held.contains(&one.name) {
+            eprintln!("left out `{}`, which did not hold", one.name);
+            continue;
+        }
         // What this program cannot read is no use to the test.
         FactBook::from_json(&text).with_context(|| format!("failed to read {}", book.display()))?;
         let to = facts.join(format!("{}.json", one.name));
@@ -90,7 +98,7 @@ fn record(run: &Path, catalogue: &Path) -> anyhow::Result<Exit> {
         taken += 1;
     }
     if taken == 0 {
-        bail!("{} has no facts of any scenario", run.display());
+        bail!("{} has no facts of any scenario that held", run.display());
     }
     println!(
         "took over the facts of {taken} of {} scenarios from {}",

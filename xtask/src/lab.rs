@@ -240,14 +240,15 @@ fn matches(filters: &[String], exact: bool, name: &str) -> bool {
 }
 
 fn new(folder: &Path, name: &str) -> anyhow::Result<Exit> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.is_empty() || !name.chars().all(plain) {
-        bail!("`{name}` cannot name a scenario: use small letters, digits and hyphens");
+    if !scenario::is_kebab(name) {
+        bail!(
+            "`{name}` cannot name a scenario: use small letters, digits and single hyphens between them"
+        );
+    }
+    if let Some(other) = scenario::find(folder, name) {
+        bail!("{} is there already; choose another name", other.display());
     }
     let path = folder.join(format!("{name}.toml"));
-    if path.exists() {
-        bail!("{} is there already; choose another name", path.display());
-    }
     std::fs::write(&path, scenario::template(name))
         .with_context(|| format!("failed to write {}", path.display()))?;
     println!(

@@ -1,4 +1,4 @@
-//! `cargo xtask lab watch`: runs a scenario again whenever its file, or a lab's, was saved.
+//! `cargo xtask lab watch`: runs a scenario again whenever its file, or a lab's, was saved, or facts were accepted.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -135,30 +135,42 @@ type Contents = BTreeMap<PathBuf, Vec<u8>>;
 
 fn contents(folder: &Path) -> Contents {
     let read = |path: PathBuf| std::fs::read(&path).ok().map(|content| (path, content));
-    toml_files(folder).into_iter().filter_map(read).collect()
+    files(folder).into_iter().filter_map(read).collect()
 }
 
-/// The files on which a run depends: the scenario's own and the labs'. While it is not known which file
-/// that is, any could mend it.
+/// The files on which a run depends: the scenario's own, the labs' and its snapshots. While it is not known which file
+/// is the scenario's, any could mend it.
 fn of(scenario: Option<&Scenario>, folder: &Path, mut files: Contents) -> Contents {
     if let Some(scenario) = scenario {
         let labs = folder.join("labs");
-        files.retain(|path, _| *path == scenario.path || path.starts_with(&labs));
+        let snapshots = folder.join("snapshots");
+        let facts = format!("{}__", scenario.name);
+        let holds_facts = |path: &Path| {
+            let name = path.strip_prefix(&snapshots).ok().and_then(Path::to_str);
+            name.is_some_and(|name| name.starts_with(&facts))
+        };
+        files.retain(|path, _| {
+            *path == scenario.path || path.starts_with(&labs) || holds_facts(path)
+        });
     }
     files
 }
 
-fn toml_files(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+/// Scenarios, labs and snapshots. What insta writes for a review is none yet.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            files.extend(toml_files(&path));
-        } else if path.extension().is_some_and(|ending| ending == "toml") {
-            files.push(path);
+            found.extend(files(&path));
+        } else if path
+            .extension()
+            .is_some_and(|ending| ending == "toml" || ending == "snap")
+        {
+            found.push(path);
         }
     }
-    files
+    found
 }
 
 /// Runs the scenario to its verdict, or until it is cut short.

@@ -145,6 +145,7 @@ impl Runner<'_> {
             | Action::DiskError(_)
             | Action::DiskLost(_)
             | Action::NvmeWarning(_)
+            | Action::ReallocatedSectors(_)
             | Action::WaitFor(_)
             | Action::CutDuring(_) => self.fault(action).await,
             Action::PowerCuts(cuts) => self.power_cuts(cuts).await,

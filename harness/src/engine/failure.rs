@@ -40,7 +40,7 @@ pub struct Failure {
 
 impl Failure {
     /// A failure whose step and consoles the engine fills in.
-    pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Failure {
             kind,
             check: None,

@@ -40,6 +40,10 @@ impl Runner<'_> {
                 self.fail_disk(&bay, None, &[]).await
             }
             Action::NvmeWarning(warning) => self.nvme_warning(warning).await,
+            Action::ReallocatedSectors(sectors) => {
+                self.faulty = true;
+                Ok(self.running()?.reallocate(*sectors)?)
+            }
             Action::WaitFor(awaited) => self.wait_for(*awaited).await,
             Action::CutDuring(cut) => self.cut_during(cut).await,
             other => Err(StepError::SetUp(format!("`{}` is no fault", other.title()))),

@@ -8,6 +8,7 @@ use super::ask::{Answer, Answers};
 use super::failure::{Failure, StepError, chain};
 use super::redact::Redactor;
 use super::run::Runner;
+use super::snapshot::Unlike;
 use super::{checks, snapshot};
 use crate::checkpoint::{Recorder, Recording, Replay};
 use crate::event::EventKind;
@@ -90,6 +91,7 @@ impl Runner<'_> {
     ) -> Result<(), StepError> {
         let folder = self.session.ground.snapshots();
         self.read(number, name, probes, &[], source).await?;
+        let mut different = None;
         for probe in probes {
             let facts = &self.facts[probe];
             if let Some(observed) = &mut self.observed {
@@ -113,10 +115,17 @@ impl Runner<'_> {
             )?;
             let snapshot = format!("{}__{name}__{probe}", self.scenario.name);
             let about = format!("{}: {probe}, {name}", self.scenario.name);
-            snapshot::compare(&folder, &snapshot, &about, &text)
-                .map_err(|message| Failure::new(FailureKind::Snapshot, message))?;
+            match snapshot::compare(&folder, &snapshot, &about, &text) {
+                Ok(()) => {}
+                // All that a scenario lacks are written in one run, to be accepted together.
+                Err(Unlike::Missing(file)) => self.unaccepted.push(file),
+                Err(Unlike::Different(message)) => different = different.or(Some(message)),
+            }
         }
-        Ok(())
+        match different {
+            Some(message) => Err(Failure::new(FailureKind::Snapshot, message).into()),
+            None => Ok(()),
+        }
     }
 
     /// Reads facts, unless nothing has changed since they were read. Those that are wanted `also` are read with them

@@ -12,6 +12,7 @@ use super::look::Source;
 use super::nas;
 use super::observe::Observed;
 use super::session::Session;
+use super::snapshot;
 use crate::checkpoint::{Checkpoint, LayerRef};
 use crate::event::{EventKind, Verdict};
 use crate::evidence::ScenarioFolder;
@@ -58,6 +59,8 @@ pub(super) struct Runner<'a> {
     pub(super) stands_at: Option<String>,
     /// Under which key to look for the facts of the state in which a step failed.
     pub(super) failed_at: Option<Key>,
+    /// Snapshots that are not there yet.
+    pub(super) unaccepted: Vec<PathBuf>,
     /// Checkpoints that this run's disks are built on.
     pub(super) pins: Vec<Checkpoint>,
 }
@@ -92,12 +95,25 @@ impl<'a> Runner<'a> {
             observed: None,
             stands_at: None,
             failed_at: None,
+            unaccepted: Vec::new(),
             pins: Vec::new(),
         }
     }
 
-    /// Takes every step, then checks what must hold at the end.
+    /// Takes every step, then checks what must hold at the end. Nothing holds whose facts nobody has accepted.
     pub(super) async fn walk(&mut self) -> Verdict {
+        let verdict = self.verdict().await;
+        if !verdict.held() || self.unaccepted.is_empty() {
+            return verdict;
+        }
+        let message = snapshot::missing(&self.unaccepted);
+        let mut failure = Box::new(Failure::new(FailureKind::Snapshot, message));
+        failure.step = self.scenario.steps.len() + 1;
+        failure.title = "hold the facts against their snapshots".to_owned();
+        Verdict::Failed { failure }
+    }
+
+    async fn verdict(&mut self) -> Verdict {
         let outcome = match self.travel().await {
             Err(StepError::Failed(failure)) => Err(StepError::Failed(self.explain(failure).await)),
             other => other,

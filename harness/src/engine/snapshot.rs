@@ -9,14 +9,36 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Why facts are not those of their snapshot. Both name it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unlike {
+    /// There is none yet; its file.
+    Missing(PathBuf),
+    /// They differ; what to do about it.
+    Different(String),
+}
+
+/// What to do about snapshots that are not there yet.
+pub(super) fn missing(files: &[PathBuf]) -> String {
+    let files: Vec<String> = files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    format!(
+        "there is no snapshot {} yet; `cargo insta review` shows the facts and keeps them as one \
+         (`cargo install cargo-insta` if there is no such command)",
+        files.join(", ")
+    )
+}
+
 /// Compares `text` with the snapshot `name` in `folder`.
 ///
 /// insta prints the difference, and writes what it saw beside the snapshot, so that
 /// `cargo insta review` can take it over.
 ///
 /// # Errors
-/// A message that names the snapshot, when they differ or there is none yet.
-pub(super) fn compare(folder: &Path, name: &str, about: &str, text: &str) -> Result<(), String> {
+/// When they differ or there is none yet.
+pub(super) fn compare(folder: &Path, name: &str, about: &str, text: &str) -> Result<(), Unlike> {
     silence_expected_panics();
     let file = file(folder, name);
     let is_new = !file.exists();
@@ -30,18 +52,12 @@ pub(super) fn compare(folder: &Path, name: &str, about: &str, text: &str) -> Res
         settings.bind(|| insta::assert_snapshot!(name, text));
     }));
     QUIET.set(false);
-    result.map_err(|_| {
-        let file = file.display();
-        if is_new {
-            format!(
-                "there is no snapshot {file} yet; `cargo insta review` shows the facts and keeps them as one \
-                 (`cargo install cargo-insta` if there is no such command)"
-            )
-        } else {
-            format!(
-                "the facts differ from their snapshot {file}; `cargo insta review` shows both and takes over the new ones"
-            )
-        }
+    result.map_err(|_| match is_new {
+        true => Unlike::Missing(file),
+        false => Unlike::Different(format!(
+            "the facts differ from their snapshot {}; `cargo insta review` shows both and takes over the new ones",
+            file.display()
+        )),
     })
 }
 
@@ -76,7 +92,10 @@ mod tests {
         )
         .unwrap();
         compare(dir.path(), "facts", "about", "three disks").unwrap();
-        let error = compare(dir.path(), "facts", "about", "two disks").unwrap_err();
+        let unlike = compare(dir.path(), "facts", "about", "two disks").unwrap_err();
+        let Unlike::Different(error) = unlike else {
+            panic!("{unlike:?}");
+        };
         assert!(error.contains("facts.snap"), "{error}");
         assert!(error.starts_with("the facts differ from"), "{error}");
     }
@@ -84,13 +103,11 @@ mod tests {
     #[test]
     fn a_snapshot_that_is_missing_is_an_error_that_says_how_to_accept_it() {
         let dir = tempfile::tempdir().unwrap();
-        let error = compare(dir.path(), "facts", "about", "three disks").unwrap_err();
+        let unlike = compare(dir.path(), "facts", "about", "three disks").unwrap_err();
         let file = file(dir.path(), "facts");
-        let says = format!(
-            "there is no snapshot {} yet; `cargo insta review`",
-            file.display()
-        );
-        assert!(error.starts_with(&says), "{error}");
+        assert_eq!(unlike, Unlike::Missing(file.clone()));
         assert!(!file.exists());
+        let says = missing(&[file.clone(), "other.snap".into()]);
+        assert!(says.contains(&format!("no snapshot {}, other.snap yet", file.display())));
     }
 }

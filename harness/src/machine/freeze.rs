@@ -168,17 +168,24 @@ impl Machine {
         let socket = machine.sockets.join("load");
         let uri = format!("unix:{}", socket.display());
         let mut status = machine.status.clone();
+        // Whatever QEMU has put there meanwhile is not of this state.
+        machine
+            .memory
+            .clear()
+            .map_err(|source| MachineError::SetUp {
+                what: "RAM",
+                source,
+            })?;
+        machine
+            .transfer("the RAM to be filled", with(&machine.memory, ram))
+            .await?;
+        machine
+            .monitor("migrate-incoming", json!({ "uri": uri }))
+            .await?;
         let work = async {
-            // Whatever QEMU has put there meanwhile is not of this state.
-            machine.memory.clear().map_err(Transfer::Io)?;
-            with(&machine.memory, ram).await?;
-            machine
-                .monitor("migrate-incoming", json!({ "uri": uri }))
-                .await
-                .map_err(|error| Transfer::Io(io::Error::other(error)))?;
             // QEMU listens a moment after it has answered.
             let stream = poll(
-                "QEMU to take its state",
+                "QEMU to take its devices",
                 deadlines.qmp,
                 Pace::QUICK,
                 async || Ok::<_, TimedOut>(UnixStream::connect(&socket).ok()),
@@ -192,7 +199,7 @@ impl Machine {
             let ((), ()) = tokio::try_join!(feed, migration(&mut status, before))?;
             Ok(())
         };
-        machine.transfer("the state to be restored", work).await?;
+        machine.transfer("the devices to be restored", work).await?;
         Ok(machine)
     }
 

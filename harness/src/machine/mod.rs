@@ -14,6 +14,7 @@ mod power;
 mod process;
 mod processors;
 pub mod qmp;
+mod smart;
 mod status;
 pub mod transcript;
 pub(crate) mod wire;

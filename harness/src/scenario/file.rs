@@ -136,6 +136,9 @@ pub(super) struct StepTable {
     pub disk_lost: Option<String>,
     /// Sets what an NVMe drive says of its own health.
     pub nvme_warning: Option<NvmeWarning>,
+    /// Has every SATA disk of the machine say that it has replaced so many sectors, while it calls itself well.
+    #[schemars(range(min = 1, max = 65535))]
+    pub reallocated_sectors: Option<u16>,
     /// Waits for something that comes by itself; it is a failure when it does not.
     pub wait_for: Option<Awaited>,
     /// Cuts the power in the middle of a command, as `power-cut` does.
@@ -245,6 +248,7 @@ pub(super) const ACTIONS: &[&str] = &[
     "disk-error",
     "disk-lost",
     "nvme-warning",
+    "reallocated-sectors",
     "wait-for",
     "cut-during",
     "power-cuts",

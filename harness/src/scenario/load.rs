@@ -92,8 +92,16 @@ pub(super) fn name(path: &Path) -> Result<String, ScenarioError> {
     }
 }
 
-/// Whether `name` is small letters, digits and single hyphens between them.
-pub(super) fn is_kebab(name: &str) -> bool {
+/// Where a scenario or something that takes its name is in a folder, or in one below it.
+pub fn find(dir: &Path, name: &str) -> Option<PathBuf> {
+    // What cannot be listed is reported where scenarios are read.
+    files(dir, &mut Vec::new())
+        .into_iter()
+        .find(|path| path.file_stem().is_some_and(|stem| stem == name))
+}
+
+/// Whether `name` is small letters, digits and single hyphens between them, and so can name a scenario.
+pub fn is_kebab(name: &str) -> bool {
     name.split('-').all(|part| {
         !part.is_empty()
             && part

@@ -28,7 +28,7 @@ pub use fault::{
     PowerCuts,
 };
 pub use labs::Labs;
-pub use load::{load_dir, load_file};
+pub use load::{find, is_kebab, load_dir, load_file};
 pub use problem::{Problem, ScenarioError};
 pub use schema::{lab_schema, schema, schemas};
 pub use step::{Action, GuestName, Rewire, Run, Scenario, Step, Vmid};

@@ -140,6 +140,8 @@ pub enum Action {
     DiskLost(String),
     /// An NVMe drive says how it is.
     NvmeWarning(NvmeWarning),
+    /// Every SATA disk says that it has replaced so many sectors.
+    ReallocatedSectors(u16),
     /// Waits for something that comes by itself.
     WaitFor(Awaited),
     /// Cuts the power in the middle of a command.

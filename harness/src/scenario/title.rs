@@ -48,6 +48,9 @@ impl Action {
                     )
                 }
             },
+            Action::ReallocatedSectors(sectors) => {
+                format!("let each disk have replaced {sectors} sectors")
+            }
             Action::WaitFor(Awaited::WatchdogReset) => "wait for the watchdog's reset".to_owned(),
             Action::WaitFor(Awaited::Nas) => "wait for the NAS".to_owned(),
             Action::CutDuring(cut) => {
@@ -184,6 +187,10 @@ mod tests {
                     warnings: vec![CriticalWarning::Spare, CriticalWarning::ReadOnly],
                 }),
                 "let the drive A warn of spare, read-only",
+            ),
+            (
+                Action::ReallocatedSectors(24),
+                "let each disk have replaced 24 sectors",
             ),
             (Action::WaitFor(Awaited::Nas), "wait for the NAS"),
             (

@@ -1,7 +1,7 @@
 //! Faults and measurements: whether this machine can have them at this point.
 
 use super::Checker;
-use crate::lab::Interface;
+use crate::lab::{Disk, Interface};
 use crate::scenario::document::Node;
 use crate::scenario::fault::{Awaited, CutDuring, DiskError, Measure, NvmeWarning, PowerCuts};
 use crate::scenario::file::StepTable;
@@ -45,6 +45,9 @@ impl Checker<'_> {
         }
         if let Some(warning) = &table.nvme_warning {
             return Some(self.nvme_warning(of, warning));
+        }
+        if let Some(sectors) = table.reallocated_sectors {
+            return Some(self.reallocated_sectors(of, sectors));
         }
         if let Some(awaited) = table.wait_for {
             self.nas_runs = awaited == Awaited::Nas;
@@ -91,6 +94,14 @@ impl Checker<'_> {
             }
         }
         Action::NvmeWarning(warning.clone())
+    }
+
+    fn reallocated_sectors(&self, of: &Node<'_>, sectors: u16) -> Action {
+        let is_sata = |disk: &Disk| disk.drive.data().interface == Interface::Sata;
+        if self.lab.is_some_and(|lab| !lab.disks().any(is_sata)) {
+            self.note(of, "this lab has no SATA disk", None);
+        }
+        Action::ReallocatedSectors(sectors)
     }
 
     fn cut_during(&mut self, of: &Node<'_>, cut: &CutDuring) -> Action {

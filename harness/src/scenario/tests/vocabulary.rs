@@ -26,7 +26,7 @@ fn the_vocabulary_acts_inside_the_lab_only() {
         (
             "Step",
             "append as config cut-during disk-error disk-lost expect measure nvme-warning panic power-cut \
-             power-cuts probe reboot reset rewire run set start stop swap-serials title unplug wait-for write",
+             power-cuts probe reallocated-sectors reboot reset rewire run set start stop swap-serials title unplug wait-for write",
         ),
         ("SetTable", "file key value"),
         ("AppendTable", "file lines"),

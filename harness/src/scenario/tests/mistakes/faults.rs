@@ -59,6 +59,7 @@ fn faults_of_disks_name_disks_of_the_lab() {
             "4:55 `spare` is in this list already",
         ],
     );
+    fine("reallocated-sectors = 24");
 }
 
 #[test]

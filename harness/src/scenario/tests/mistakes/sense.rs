@@ -7,7 +7,7 @@ fn a_step_is_one_action() {
     check(
         "title = \"t\"",
         &[
-            "3:1 this step does nothing (give it one of `set`, `append`, `write`, `run`, `reboot`, `config`, `start`, `stop`, `swap-serials`, `rewire`, `power-cut`, `reset`, `panic`, `unplug`, `disk-error`, `disk-lost`, `nvme-warning`, `wait-for`, `cut-during`, `power-cuts`, `measure`, `probe`, `expect`)",
+            "3:1 this step does nothing (give it one of `set`, `append`, `write`, `run`, `reboot`, `config`, `start`, `stop`, `swap-serials`, `rewire`, `power-cut`, `reset`, `panic`, `unplug`, `disk-error`, `disk-lost`, `nvme-warning`, `reallocated-sectors`, `wait-for`, `cut-during`, `power-cuts`, `measure`, `probe`, `expect`)",
         ],
     );
     check(

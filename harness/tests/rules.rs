@@ -1,6 +1,6 @@
 //! The rules of findings against the catalogue: on the facts of each scenario's end, as a run recorded
 //! them under `scenarios/facts/`, exactly those rules fire that the scenario names, and every rule is
-//! proven by a scenario or is listed here with the reason why it cannot be.
+//! proven by a scenario.
 //!
 //! `cargo xtask findings --record` takes those facts over from a run.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
@@ -12,12 +12,6 @@ use std::path::{Path, PathBuf};
 
 use harness::finding::{self, FactBook, Finding};
 use harness::scenario::{self, Scenario};
-
-/// Rules that no scenario proves, and why not.
-const UNPROVEN: &[(&str, &str)] = &[(
-    "disk-has-defects",
-    "the attributes of QEMU's disks are constants",
-)];
 
 fn catalogue() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scenarios"))
@@ -77,20 +71,15 @@ fn each_scenario_has_the_findings_that_it_names_and_no_other() {
 }
 
 #[test]
-fn each_rule_is_proven_by_a_scenario_or_listed_with_a_reason() {
+fn each_rule_is_proven_by_a_scenario() {
     let named: BTreeSet<String> = scenarios()
         .into_iter()
         .filter_map(|scenario| scenario.findings)
         .flat_map(|findings| findings.named)
         .collect();
-    let listed: BTreeSet<&str> = UNPROVEN.iter().map(|(id, _)| *id).collect();
-    for id in &listed {
-        assert!(finding::rule(id).is_some(), "there is no rule `{id}`");
-        assert!(!named.contains(*id), "{id} is proven and still listed");
-    }
     let missing: Vec<&str> = finding::rules()
         .map(|rule| rule.id)
-        .filter(|id| !named.contains(*id) && !listed.contains(id))
+        .filter(|id| !named.contains(*id))
         .collect();
     assert!(missing.is_empty(), "no scenario proves {missing:?}");
 }
