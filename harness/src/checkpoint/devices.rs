@@ -1,31 +1,19 @@
 //! The stream of what QEMU saves of a machine beside its RAM, compressed on its way to a file and back.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::hashing::Hashing;
 use super::meta::FileMeta;
-use super::ram::LEVEL;
-
-/// What passes at a time.
-const PIECE: usize = 1 << 20;
+use super::packed::{PIECE, pack, unpack};
 
 /// Writes what comes from a stream into a new file.
 ///
 /// # Errors
 /// When the stream breaks or the file cannot be written.
 pub fn save_devices(mut stream: UnixStream, path: &Path) -> io::Result<FileMeta> {
-    let file = Hashing::new(File::create_new(path)?);
-    let mut packer = zstd::Encoder::new(BufWriter::with_capacity(PIECE, file), LEVEL)?;
-    copy(&mut stream, &mut packer)?;
-    let file = packer.finish()?;
-    Ok(file
-        .into_inner()
-        .map_err(io::IntoInnerError::into_error)?
-        .finish())
+    pack(path, |packer| copy(&mut stream, packer))
 }
 
 /// Gives what [`save_devices`] wrote to a stream.
@@ -35,22 +23,11 @@ pub fn save_devices(mut stream: UnixStream, path: &Path) -> io::Result<FileMeta>
 /// was changed may be noticed only when all of it has been given: whoever reads the stream must not act
 /// on it before this returns.
 pub fn load_devices(path: &Path, expected: &FileMeta, mut stream: UnixStream) -> io::Result<()> {
-    let mut file = Hashing::new(File::open(path)?);
-    let mut unpacker = zstd::Decoder::new(&mut file)?;
-    copy(&mut unpacker, &mut stream)?;
-    drop(unpacker);
-    // What comes after the last frame counts too.
-    io::copy(&mut file, &mut io::sink())?;
-    if file.finish() != *expected {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "its content is not what was written",
-        ));
-    }
+    unpack(path, expected, |unpacker| copy(unpacker, &mut stream))?;
     stream.shutdown(Shutdown::Write)
 }
 
-fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+fn copy(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     loop {
         match from.read(&mut buffer)? {
@@ -64,6 +41,7 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
 mod tests {
     use std::thread;
 
+    use super::super::packed::damaged;
     use super::*;
 
     const FILE: &str = "devices";
@@ -110,16 +88,7 @@ mod tests {
         let (dir, meta) = saved(&content());
         let path = dir.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
-        let mut altered = whole.clone();
-        altered[whole.len() / 2] ^= 1;
-        let mut longer = whole.clone();
-        longer.push(0);
-        for (name, bytes) in [
-            ("cut", &whole[..whole.len() - 9]),
-            ("empty", &[]),
-            ("altered", &altered),
-            ("longer", &longer),
-        ] {
+        for (name, bytes) in damaged(&whole) {
             std::fs::write(&path, bytes).unwrap();
             assert!(loaded(&path, &meta).0.is_err(), "{name}");
         }

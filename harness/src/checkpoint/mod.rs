@@ -8,6 +8,7 @@
 mod devices;
 mod hashing;
 mod meta;
+mod packed;
 mod ram;
 mod records;
 mod store;

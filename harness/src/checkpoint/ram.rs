@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
@@ -11,18 +11,13 @@ use std::thread;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::hashing::Hashing;
 use super::meta::FileMeta;
+use super::packed::{PIECE, invalid, pack, unpack};
 
-/// The fastest of zstd's usual levels: a state is written once and read a few times, and the machine
-/// waits for both.
-pub(super) const LEVEL: i32 = 1;
 /// Parts, each written and read on a thread of its own.
 const PARTS: u64 = 2;
 /// Bytes of RAM that go to one part before the next part's turn comes, so that all have about as much to do.
 const STRIDE: u64 = 8 << 20;
-/// What is read and written at a time.
-const PIECE: usize = 1 << 20;
 /// What is left out where it is zero: Linux' page on x86.
 const PAGE: usize = 4096;
 /// A run of pages begins with its place in RAM and its length, both of 8 bytes, little end first. One of no
@@ -37,7 +32,9 @@ pub fn save_ram(ram: &File, folder: &Path) -> io::Result<BTreeMap<String, FileMe
     let bytes = ram.metadata()?.len();
     let save = |part: u64| {
         let name = format!("ram-{part}.zst");
-        let saved = save_part(ram, bytes, part, &folder.join(&name))?;
+        let saved = pack(&folder.join(&name), |packer| {
+            save_part(ram, bytes, part, packer)
+        })?;
         Ok((name, saved))
     };
     each_on_a_thread((0..PARTS).collect(), save)
@@ -56,7 +53,11 @@ pub fn load_ram(
     expected: &BTreeMap<String, FileMeta>,
 ) -> io::Result<()> {
     let bytes = ram.metadata()?.len();
-    let load = |(name, meta): (&String, &FileMeta)| load_part(ram, bytes, &folder.join(name), meta);
+    let load = |(name, meta): (&String, &FileMeta)| {
+        unpack(&folder.join(name), meta, |unpacker| {
+            load_part(ram, bytes, unpacker)
+        })
+    };
     each_on_a_thread(expected.iter().collect(), load)
         .into_iter()
         .collect()
@@ -81,9 +82,7 @@ fn each_on_a_thread<A: Send, T: Send>(
     })
 }
 
-fn save_part(ram: &File, bytes: u64, part: u64, path: &Path) -> io::Result<FileMeta> {
-    let file = Hashing::new(File::create_new(path)?);
-    let mut packer = zstd::Encoder::new(BufWriter::with_capacity(PIECE, file), LEVEL)?;
+fn save_part(ram: &File, bytes: u64, part: u64, packer: &mut dyn Write) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     let mine = |start: u64| start / STRIDE % PARTS == part;
     let mut at = 0;
@@ -105,12 +104,7 @@ fn save_part(ram: &File, bytes: u64, part: u64, path: &Path) -> io::Result<FileM
             start += length as u64;
         }
     }
-    packer.write_all(&head(0, 0))?;
-    let file = packer.finish()?;
-    Ok(file
-        .into_inner()
-        .map_err(io::IntoInnerError::into_error)?
-        .finish())
+    packer.write_all(&head(0, 0))
 }
 
 /// The next stretch of RAM that was ever written to, from a place on.
@@ -154,9 +148,7 @@ fn head(place: u64, length: usize) -> [u8; HEAD] {
     head
 }
 
-fn load_part(ram: &File, bytes: u64, path: &Path, expected: &FileMeta) -> io::Result<()> {
-    let mut file = Hashing::new(File::open(path)?);
-    let mut unpacker = zstd::Decoder::new(&mut file)?;
+fn load_part(ram: &File, bytes: u64, unpacker: &mut dyn Read) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     loop {
         let mut words = [[0; 8]; 2];
@@ -165,7 +157,7 @@ fn load_part(ram: &File, bytes: u64, path: &Path, expected: &FileMeta) -> io::Re
         }
         let [place, length] = words.map(u64::from_le_bytes);
         if length == 0 {
-            break;
+            return Ok(());
         }
         let fits = place.checked_add(length).is_some_and(|end| end <= bytes);
         let pages = usize::try_from(length)
@@ -176,23 +168,13 @@ fn load_part(ram: &File, bytes: u64, path: &Path, expected: &FileMeta) -> io::Re
         unpacker.read_exact(pages)?;
         ram.write_all_at(pages, place)?;
     }
-    drop(unpacker);
-    // What comes after the last page counts too.
-    io::copy(&mut file, &mut io::sink())?;
-    if file.finish() != *expected {
-        return Err(invalid("its content is not what was written"));
-    }
-    Ok(())
-}
-
-fn invalid(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]
 mod tests {
     use rustix::fs::{MemfdFlags, memfd_create};
 
+    use super::super::packed::damaged;
     use super::*;
 
     const BYTES: u64 = 5 * STRIDE + 3 * PAGE as u64;
@@ -250,16 +232,7 @@ mod tests {
         for name in files.keys() {
             let path = dir.path().join(name);
             let whole = std::fs::read(&path).unwrap();
-            let mut altered = whole.clone();
-            altered[whole.len() / 2] ^= 1;
-            let mut longer = whole.clone();
-            longer.push(0);
-            for (what, bytes) in [
-                ("cut", &whole[..whole.len() - 9]),
-                ("empty", &[]),
-                ("altered", &altered),
-                ("longer", &longer),
-            ] {
+            for (what, bytes) in damaged(&whole) {
                 std::fs::write(&path, bytes).unwrap();
                 assert!(load_ram(&empty(), dir.path(), &files).is_err(), "{what}");
             }
