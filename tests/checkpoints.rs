@@ -65,6 +65,13 @@ fn facts(lab: &Lab) -> BTreeMap<String, String> {
     facts
 }
 
+/// Whether the question of the third step was not asked again.
+fn was_known(lab: &Lab) -> bool {
+    let steps = lab.events_of("step-finished");
+    let third = steps.iter().find(|event| event["step"] == 3);
+    third.expect("the third step did not finish")["recorded"] == true
+}
+
 type Harm = fn(&Path);
 
 fn alter(path: &Path) {
@@ -90,6 +97,8 @@ fn what_was_done_is_not_done_again_and_damage_is_made_good() {
     let restored = again.events_of("restored");
     assert_eq!(text(&restored[0], "checkpoint"), checkpoint);
     assert_eq!(facts(&again), seen);
+    // This very machine has said it before.
+    assert!(was_known(&again));
     drop(again);
 
     let ways: [(&str, Harm); 5] = [
@@ -113,6 +122,8 @@ fn what_was_done_is_not_done_again_and_damage_is_made_good() {
             "{file}: {unusable:?}"
         );
         assert!(!folder.exists(), "{file}");
+        // Another machine, which has said nothing yet.
+        assert!(!was_known(&lab), "{file}");
         assert_eq!(facts(&lab), seen, "{file}");
         checkpoint = taken(&lab);
     }

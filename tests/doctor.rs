@@ -121,6 +121,7 @@ impl Host {
             "fstype":null,"mountpoints":[null],"children":[{"name":"sda1","type":"part","size":900,"model":null,
             "serial":null,"fstype":"ext4","mountpoints":["/"]}]}]}"#;
         for (name, text) in [
+            ("id", "0"),
             ("lsblk", lsblk),
             ("systemctl", "ActiveState=active"),
             ("journalctl", ""),
@@ -245,7 +246,17 @@ fn a_host_behind_ssh_is_read_and_not_changed() {
     assert_eq!(host.state(), before);
     let (connections, commands) = host.log();
     assert_eq!(connections, 1);
-    assert_eq!(commands, 12);
+    assert_eq!(commands, 13);
+}
+
+#[test]
+fn who_is_not_root_is_told_what_that_costs() {
+    let host = Host::new();
+    let told = contains("This is not root");
+    let examine = || host.doctor().args(["--ssh", "root@pve1"]).assert();
+    examine().stderr(told.clone().not());
+    host.program("root/bin/id", "#!/bin/sh\necho 1000\n");
+    examine().stderr(told.and(contains("user 1000")));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use anstream::{eprint, eprintln, print, println};
 use anyhow::{Context, bail};
 use clap::Args;
 use harness::finding::{self, FactBook, Finding, HOST_PROBES, Severity};
-use harness::guest::{Guest, Local, Nested, Rehearsal, Ssh};
+use harness::guest::{Exec, Guest, Local, Nested, Rehearsal, Ssh};
 use harness::report::{render_findings, render_unreadable, summary_of};
 use harness::signals;
 use tokio::runtime::Runtime;
@@ -114,6 +114,7 @@ async fn gather(options: &HostOptions) -> anyhow::Result<Option<FactBook>> {
 async fn commands() -> Vec<String> {
     let rehearsal = Rehearsal::default();
     // Everything is refused and noted.
+    let _ = user_id(&rehearsal).await;
     let _ = finding::gather(&HOST_PROBES, &rehearsal, None::<&Nested>, LIMIT, |_| {}).await;
     rehearsal.commands()
 }
@@ -129,6 +130,12 @@ fn confirmed() -> anyhow::Result<bool> {
 }
 
 async fn examine<G: Guest>(host: &G) -> anyhow::Result<FactBook> {
+    if let Some(id) = user_id(host).await.filter(|id| id != "0") {
+        eprintln!(
+            "This is not root (user {id}): much of a host is read by root alone, such as its VMs' configurations and the \
+             kernel's log. What cannot be read is listed below, and nothing is concluded from it."
+        );
+    }
     let tell = std::io::stderr().is_terminal();
     let progress = |probe| {
         if tell {
@@ -137,6 +144,12 @@ async fn examine<G: Guest>(host: &G) -> anyhow::Result<FactBook> {
     };
     let book = finding::gather(&HOST_PROBES, host, None::<&Nested>, LIMIT, progress).await;
     book.context("the host went away")
+}
+
+/// As whom the commands run; none where the host does not say.
+async fn user_id<G: Guest>(host: &G) -> Option<String> {
+    let answer = host.run(Exec::new("id", ["-u"], LIMIT)).await.ok()?;
+    Some(answer.stdout_text().trim().to_owned())
 }
 
 fn report(book: &FactBook, findings: &[Finding], json: bool) {

@@ -6,6 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::scenario::digest_of;
+
 /// A QEMU that somebody named cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum QemuError {
@@ -72,23 +74,25 @@ impl QemuProgram {
             program: path.to_owned(),
             source,
         };
-        let output = Command::new(path)
-            .arg("--version")
-            .output()
-            .map_err(failed)?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let asked = |words: &[&str]| {
+            let output = Command::new(path).args(words).output().map_err(failed)?;
+            Ok::<_, QemuError>(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let said = asked(&["--version"])?;
         let version = parse_version(&said).ok_or_else(|| QemuError::NotQemu {
             program: path.to_owned(),
             said: said.trim().to_owned(),
         })?;
-        let file = path.metadata().map_err(failed)?;
-        // Size and time stand for the content: they change with every build that is installed.
-        let (bytes, time) = (file.len(), (file.mtime(), file.mtime_nsec()));
+        let program = stamp(path).map_err(failed)?;
+        // Firmware comes in packages of its own, and a machine begins with it. Modules are of QEMU's own build, or QEMU
+        // does not load them.
+        let folders = asked(&["-L", "help"])?;
+        let firmware = digest_of(&stamps(folders.lines().map(Path::new)));
         Ok(QemuProgram {
             prefix: vec![path.into()],
             environment: Vec::new(),
             data_dirs: Vec::new(),
-            digest: format!("{} {version} {bytes} {}.{}", path.display(), time.0, time.1),
+            digest: format!("{version} {program} {firmware}"),
             version,
         })
     }
@@ -118,6 +122,26 @@ impl QemuProgram {
     }
 }
 
+/// A file's path, size and time. They stand for the content: they change with every build that is installed.
+fn stamp(path: &Path) -> io::Result<String> {
+    let file = path.metadata()?;
+    let (bytes, seconds, rest) = (file.len(), file.mtime(), file.mtime_nsec());
+    Ok(format!("{} {bytes} {seconds}.{rest}", path.display()))
+}
+
+/// The stamps of all files in these folders, in order; a folder that is not there has none.
+fn stamps<'a>(folders: impl Iterator<Item = &'a Path>) -> Vec<String> {
+    let entries = folders
+        .filter_map(|folder| folder.read_dir().ok())
+        .flatten();
+    let files = entries
+        .flatten()
+        .filter_map(|entry| stamp(&entry.path()).ok());
+    let mut stamps: Vec<String> = files.collect();
+    stamps.sort();
+    stamps
+}
+
 /// `QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)` and a copyright line below.
 fn parse_version(text: &str) -> Option<String> {
     let line = text.lines().next()?;
@@ -127,6 +151,8 @@ fn parse_version(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -143,6 +169,29 @@ mod tests {
         assert!(matches!(error, QemuError::NotQemu { .. }), "{error}");
         let error = QemuProgram::installed(Path::new("/no/qemu")).unwrap_err();
         assert!(matches!(error, QemuError::Run { .. }), "{error}");
+    }
+
+    #[test]
+    fn firmware_that_was_replaced_makes_it_another_qemu() {
+        let folder = tempfile::tempdir().unwrap();
+        let (program, firmware) = (folder.path().join("qemu"), folder.path().join("share"));
+        fs::create_dir(&firmware).unwrap();
+        fs::write(firmware.join("bios-256k.bin"), "one").unwrap();
+        let script = format!(
+            "#!/bin/sh\n[ $1 = -L ] && echo {} || echo QEMU emulator version 11.1.3\n",
+            firmware.display()
+        );
+        fake_program::write(&program, &script);
+        let digest = || {
+            QemuProgram::installed(&program)
+                .unwrap()
+                .digest()
+                .to_owned()
+        };
+        let before = digest();
+        assert_eq!(before, digest());
+        fs::write(firmware.join("bios-256k.bin"), "another").unwrap();
+        assert_ne!(before, digest());
     }
 
     #[test]

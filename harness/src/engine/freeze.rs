@@ -5,7 +5,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::ask::probe_digest;
 use super::failure::{StepError, chain};
 use super::nas;
 use super::run::Runner;
@@ -13,21 +12,10 @@ use crate::checkpoint::{
     self, Checkpoint, FileMeta, Frozen, FrozenDisk, LayerRef, Meta, Nas, StoreError,
 };
 use crate::event::EventKind;
-use crate::finding::HOST_PROBES;
 use crate::guest::{self, Agent, Exec, Guest, Nested};
 use crate::machine::{Console, Disks, Machine, MachineError, Saved};
-use crate::plan::{Bays, Move, NodeId, Wish, first_lab};
+use crate::plan::{Bays, Move, NodeId, first_lab};
 use crate::scenario::Vmid;
-
-/// Seconds of work after which a checkpoint pays, by how much it is wished for. Taking one and going on
-/// from it costs some three seconds in all.
-const fn pays_after(wish: Wish) -> f64 {
-    match wish {
-        Wish::Branch => 1.0,
-        Wish::ForTheNextRun => 3.0,
-        Wish::IfDear => 25.0,
-    }
-}
 
 /// Prints a kernel's boot id, without a process of its own.
 const BOOT_ID: &str = "read -r id </proc/sys/kernel/random/boot_id && echo \"$id\"";
@@ -153,49 +141,6 @@ impl Runner<'_> {
             }
         }
         Ok(0)
-    }
-
-    /// Takes a checkpoint of the state that was just reached, if that pays.
-    pub(super) async fn checkpoint(&mut self, node: NodeId) -> Result<(), StepError> {
-        let wish = self.plan.wish(node);
-        let saves = self.spent - self.frozen_at + self.questions_at_the_end(node);
-        let pays = self.keeps(wish) && saves >= pays_after(wish);
-        if pays && !self.better_comes_soon(node, wish) {
-            self.checkpoint_now(node).await?;
-        }
-        Ok(())
-    }
-
-    /// How long it takes to ask the host for what findings are derived from, in seconds, if that is done here at the
-    /// scenario's end: a machine that goes on from a checkpoint of this state need not be asked.
-    fn questions_at_the_end(&self, node: NodeId) -> f64 {
-        let last = self.route().legs.last();
-        let here = last.is_some_and(|leg| leg.looks && leg.at == node);
-        if !here || !self.wants_findings() {
-            return 0.0;
-        }
-        let timings = self.session.ground.timings();
-        let known = HOST_PROBES
-            .iter()
-            .filter_map(|one| timings.last(&probe_digest(*one)));
-        known.sum()
-    }
-
-    /// Whether a state that is wished for more comes so soon that it would have no checkpoint if this one had: the last
-    /// time, what leads there took less than what pays.
-    fn better_comes_soon(&self, node: NodeId, wish: Wish) -> bool {
-        let mut seconds = 0.0;
-        for leg in self.legs_after(node) {
-            let Some(last) = self.session.ground.timings().last(&self.digest(leg)) else {
-                return false;
-            };
-            seconds += last;
-            let better = leg.nodes.iter().map(|node| self.plan.wish(*node)).max();
-            if let Some(better) = better.filter(|better| *better > wish) {
-                return seconds < pays_after(better);
-            }
-        }
-        false
     }
 
     /// Takes a checkpoint of the state that was just reached, unless there is one.

@@ -8,7 +8,7 @@ use super::failure::{StepError, chain};
 use super::freeze::EarlierFacts;
 use super::ground::{SessionError, unmet};
 use super::nas;
-use super::run::Runner;
+use super::run::{Runner, Sight};
 use super::session::Session;
 use crate::event::{EventKind, Verdict};
 use crate::machine::Machine;
@@ -150,7 +150,7 @@ impl Runner<'_> {
                 looks: false,
                 ..leg.clone()
             };
-            self.step(&unseen, &to_do, true).await?;
+            self.step(&unseen, &to_do, Sight::Live).await?;
             if Some(last) != nodes.last() {
                 self.checkpoint(*last).await?;
             }

@@ -23,6 +23,7 @@ mod session;
 mod silence;
 mod snapshot;
 mod timings;
+mod worth;
 
 pub use failure::Failure;
 pub(crate) use failure::chain;
