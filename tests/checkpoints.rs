@@ -129,6 +129,61 @@ fn what_was_done_is_not_done_again_and_damage_is_made_good() {
     }
 }
 
+/// Every answer on record since then that has the first text in it has the second one from now on.
+fn falsify(since: SystemTime, from: &str, to: &str) {
+    let mut falsified = 0;
+    for file in fs::read_dir(cache().join("facts")).unwrap().flatten() {
+        let text = fs::read_to_string(file.path()).unwrap();
+        if file.metadata().unwrap().modified().unwrap() >= since && text.contains(from) {
+            fs::write(file.path(), text.replace(from, to)).unwrap();
+            falsified += 1;
+        }
+    }
+    assert!(falsified > 0, "nothing on record has {from}");
+}
+
+#[test]
+fn what_is_on_record_confirms_and_never_refutes() {
+    let since = SystemTime::now();
+    let mark = since
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_nanos();
+    // The fact of the third step is in the last checkpoint's state, that of the second one in a state before.
+    let scenario = |last: &str| {
+        let expect = "[[step]]\n[step.expect]\npve.cmdline = [\"quiet\"]\n\n";
+        format!(
+            "summary = \"x\"\nlab = \"bare\"\n\n\
+             [[step]]\nrun = \"echo {mark} >/root/mark; sync; sleep 4\"\n\n{expect}\
+             [[step]]\nrun = \"echo more >>/root/mark; sync; sleep 4\"\n\n{expect}\
+             [[step]]\nrun = \"{last}\"\n"
+        )
+    };
+    drop(Lab::start_beside(&scenario("true")).held());
+    let recorded = |lab: &Lab, step: u64| {
+        let steps = lab.events_of("step-finished");
+        let found = steps.iter().rfind(|event| event["step"] == step);
+        found.unwrap()["recorded"] == true
+    };
+    let again = Lab::start_beside(&scenario("true true")).held();
+    assert!(recorded(&again, 2) && recorded(&again, 4));
+    drop(again);
+    falsify(since, " quiet", " quit");
+    let doubtful = Lab::start_beside(&scenario("true true true")).held();
+    let doubted = doubtful.events_of("record-doubted");
+    assert_eq!(doubted[0]["step"], 2, "{doubted:?}");
+    assert!(!recorded(&doubtful, 2) && !recorded(&doubtful, 4));
+    drop(doubtful);
+    // What was said meanwhile is what counts.
+    let after = Lab::start_beside(&scenario("true true true true")).held();
+    let doubted = after.events_of("record-doubted");
+    assert!(
+        doubted.iter().all(|event| event["step"] != 2),
+        "{doubted:?}"
+    );
+    assert!(recorded(&after, 2));
+}
+
 #[test]
 fn what_the_host_said_stays_known_from_checkpoint_to_checkpoint() {
     // The first is of the host's boot, the second of a step that goes on from it and is silent. A boot alone is not
@@ -142,6 +197,22 @@ fn what_the_host_said_stays_known_from_checkpoint_to_checkpoint() {
     let meta: Value = serde_json::from_str(&meta).unwrap();
     let console = meta["console"].as_array().unwrap();
     assert!(!console.is_empty());
+}
+
+#[test]
+fn a_nas_that_a_step_has_ended_is_no_trouble_of_the_labs() {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let mark = now.unwrap().as_nanos();
+    let scenario = format!(
+        "summary = \"x\"\nlab = \"bare\"\n\n[[step]]\nstart = 100\n\n\
+         [[step]]\nrun = \"qm stop 100 && sleep 4 && echo {mark}\"\n\n[[step]]\nrun = \"true\"\n"
+    );
+    let lab = Lab::start(&scenario).held();
+    let without = lab.events_of("no-checkpoint");
+    assert!(
+        text(&without[0], "reason").contains("not running"),
+        "{without:?}"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::Failure;
 
@@ -91,6 +91,15 @@ pub enum EventKind {
         /// Why not.
         reason: String,
     },
+    /// Something does not hold by what is on record of a state, which is looked at again.
+    RecordDoubted {
+        /// The scenario under way.
+        scenario: String,
+        /// The step, from 1.
+        step: usize,
+        /// What does not hold.
+        reason: String,
+    },
     /// A step begins.
     StepStarted {
         /// The scenario.
@@ -137,16 +146,11 @@ pub enum EventKind {
     Measured {
         /// The scenario.
         scenario: String,
-        /// The disk in the NAS.
-        disk: String,
-        /// Whether the machine was emulated, so that the numbers say nothing of a real one.
-        emulated: bool,
-        /// MiB a second in sequence, operations of 4 KiB a second at random.
-        speeds: BTreeMap<String, f64>,
-        /// What an earlier measurement is called that this is held against.
-        against: Option<String>,
-        /// That one's speeds as multiples of these.
-        ratios: Option<BTreeMap<String, f64>>,
+        /// What came of it.
+        #[serde(flatten)]
+        measurement: Measurement,
+        /// Whether it was measured before the checkpoint that the scenario went on from.
+        recorded: bool,
     },
     /// A scenario is over.
     ScenarioFinished {
@@ -184,6 +188,7 @@ impl EventKind {
             | EventKind::CheckpointTaken { scenario, .. }
             | EventKind::NoCheckpoint { scenario, .. }
             | EventKind::CheckpointUnusable { scenario, .. }
+            | EventKind::RecordDoubted { scenario, .. }
             | EventKind::StepStarted { scenario, .. }
             | EventKind::Phase { scenario, .. }
             | EventKind::StepFinished { scenario, .. }
@@ -192,6 +197,24 @@ impl EventKind {
             | EventKind::ScenarioFinished { scenario, .. } => Some(scenario),
         }
     }
+}
+
+/// How fast a disk was in the NAS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Measurement {
+    /// When it was measured, in UTC.
+    pub time: jiff::Timestamp,
+    /// The disk in the NAS.
+    pub disk: String,
+    /// Whether the machine was emulated, so that the numbers say nothing of a real one.
+    pub emulated: bool,
+    /// MiB a second in sequence, operations of 4 KiB a second at random.
+    pub speeds: BTreeMap<String, f64>,
+    /// What an earlier measurement is called that this is held against.
+    pub against: Option<String>,
+    /// That one's speeds as multiples of these.
+    pub ratios: Option<BTreeMap<String, f64>>,
 }
 
 /// How a scenario ended.

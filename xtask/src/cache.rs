@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use harness::checkpoint::Store;
 use harness::engine::CHECKPOINT_BUDGET;
 use images::Cache;
-use indicatif::{DecimalBytes, HumanBytes};
+use indicatif::HumanBytes;
 
 use crate::exit::Exit;
 
@@ -51,7 +51,7 @@ pub fn run(command: CacheCommand) -> anyhow::Result<Exit> {
         HumanBytes(usage.budget)
     );
     if count > 0 {
-        println!("on average   {}", DecimalBytes(usage.bytes / count as u64));
+        println!("on average   {}", HumanBytes(usage.bytes / count as u64));
     }
     Ok(Exit::Held)
 }

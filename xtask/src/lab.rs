@@ -212,9 +212,7 @@ async fn run_all(
         Err(error) => return Err(error.into()),
     };
     if let Some(Partition { part, parts }) = partition {
-        let plan = session.plan(scenarios.iter().copied()).await?;
-        let chosen = plan.part(part, parts);
-        scenarios = chosen.into_iter().map(|number| scenarios[number]).collect();
+        scenarios = session.part(&scenarios, part, parts);
     }
     match session.run_all(&scenarios, jobs).await {
         Ok(_) => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::Measurement;
 use crate::plan::Key;
 use crate::scenario::Vmid;
 
@@ -23,6 +24,9 @@ pub struct Meta {
     pub nas: Option<Nas>,
     /// Outputs that steps saved.
     pub saved: BTreeMap<String, String>,
+    /// What was measured on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measured: Vec<Measurement>,
     /// The disks, in the order of [`crate::machine::disk_nodes`].
     pub disks: Vec<FrozenDisk>,
     /// RAM and devices; none when the machine was off.

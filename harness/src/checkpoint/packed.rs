@@ -18,7 +18,14 @@ pub(super) fn pack(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<FileMeta> {
-    let file = Hashing::new(File::create_new(path)?);
+    pack_into(File::create_new(path)?, write)
+}
+
+fn pack_into(
+    file: File,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<FileMeta> {
+    let file = Hashing::new(file);
     let mut packer = zstd::Encoder::new(BufWriter::with_capacity(PIECE, file), LEVEL)?;
     write(&mut packer)?;
     let file = packer.finish()?;
@@ -64,4 +71,24 @@ pub(super) fn damaged(whole: &[u8]) -> [(&'static str, Vec<u8>); 4] {
         ("altered", altered),
         ("longer", longer),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_full_is_an_error_at_the_latest_at_the_end() {
+        for size in [1, 100 * PIECE] {
+            let file = File::options().write(true).open("/dev/full").unwrap();
+            let mut random = crate::dice::Dice::new(1);
+            let data: Vec<u8> = std::iter::repeat_with(|| random.roll().to_le_bytes())
+                .take(size.div_ceil(8))
+                .flatten()
+                .collect();
+            let packed = pack_into(file, |packer| packer.write_all(&data));
+            let error = packed.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{size}");
+        }
+    }
 }

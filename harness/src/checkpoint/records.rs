@@ -224,6 +224,12 @@ impl Records {
         });
     }
 
+    /// Forgets what was answered in a state.
+    pub fn forget(&self, key: &Key) {
+        // What stays is asked for again at the next doubt.
+        let _ = fs::remove_file(self.file(key));
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         self.remove(|_| true);

@@ -22,6 +22,8 @@ const DRAFT: &str = "draft-";
 /// What is left free on the disk whatever the budget says: more than labs need to begin, so that checkpoints are never what keeps a
 /// scenario from running.
 const RESERVE: u64 = 5 << 30;
+/// More than a lab needs to begin.
+const LABS: u64 = 4 << 30;
 
 /// The store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,14 +40,16 @@ pub enum StoreError {
     },
     /// The disk would be filled.
     #[error(
-        "{} has {} MiB free, and a checkpoint would leave it with less than {} MiB", folder.display(),
-        free >> 20, RESERVE >> 20
+        "{} has {} MiB free, and {} MiB are kept free for labs; free some, or give another folder with --cache or LAB_CACHE",
+        folder.display(), free >> 20, reserve >> 20
     )]
     NoRoom {
         /// The store's folder.
         folder: PathBuf,
         /// Free bytes.
         free: u64,
+        /// Bytes that are to stay free.
+        reserve: u64,
     },
     /// A checkpoint is not what was written.
     #[error("{file} is damaged: {reason}")]
@@ -71,6 +75,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
 pub struct Store {
     folder: PathBuf,
     budget: u64,
+    reserve: u64,
     /// Files whose digests were checked by this process: size and time when they were.
     checked: Mutex<BTreeMap<PathBuf, (u64, SystemTime)>>,
 }
@@ -165,6 +170,7 @@ impl Store {
         let store = Store {
             folder,
             budget,
+            reserve: RESERVE,
             checked: Mutex::default(),
         };
         store.sweep();
@@ -231,17 +237,13 @@ impl Store {
     /// [`StoreError::NoRoom`], or when the folder cannot be made.
     pub fn begin(&self, key: &Key) -> Result<Draft, StoreError> {
         self.make_room(self.budget);
+        self.keep_free(self.free()?);
         let free = self.free()?;
-        if free < RESERVE {
-            // What is removed is freed, as far as nobody else uses it.
-            let missing = RESERVE - free;
-            self.make_room(self.usage().bytes.saturating_sub(missing));
-        }
-        let free = self.free()?;
-        if free < RESERVE {
+        if free < self.reserve {
             return Err(StoreError::NoRoom {
                 folder: self.folder.clone(),
                 free,
+                reserve: self.reserve,
             });
         }
         let dir = tempfile::Builder::new()
@@ -263,6 +265,17 @@ impl Store {
         })
     }
 
+    /// Has checkpoints give way on a disk with so much free space: for the reserve, or at least for what labs need to begin.
+    /// Where all of them would not be enough they had better stay.
+    fn keep_free(&self, free: u64) {
+        let bytes = self.usage().bytes;
+        let missing = [self.reserve, LABS].map(|wanted| wanted.saturating_sub(free));
+        // What is removed is freed, as far as nobody else uses it.
+        if let Some(enough) = missing.into_iter().find(|missing| *missing <= bytes) {
+            self.make_room(bytes - enough);
+        }
+    }
+
     /// Finishes a checkpoint: it is there from now on.
     ///
     /// # Errors
@@ -277,8 +290,12 @@ impl Store {
         let name = draft.name.clone();
         // Renamed: nothing is left to remove under its old name.
         let _ = draft.dir.keep();
-        self.pinned(&name)
-            .ok_or_else(|| damaged(&place, "it was removed at once".to_owned()))
+        let checkpoint = self
+            .pinned(&name)
+            .ok_or_else(|| damaged(&place, "it was removed at once".to_owned()))?;
+        // Nobody knew its size before.
+        self.make_room(self.budget);
+        Ok(checkpoint)
     }
 
     /// Removes a checkpoint that turned out to be of no use, and all that are built on it.
@@ -478,7 +495,10 @@ impl Store {
         for entry in entries {
             let path = entry.path();
             let draft = entry.file_name().to_string_lossy().starts_with(DRAFT);
-            let abandoned = !draft && !path.join(META).exists();
+            if !draft && path.join(META).exists() {
+                // A whole one is left alone: for as long as it was locked here, another run would not find it.
+                continue;
+            }
             let dead = match File::open(path.join(LOCK)) {
                 Ok(lock) => lock.try_lock().is_ok(),
                 // One that is just being made has no lock file yet; an old one without it is litter.
@@ -487,7 +507,7 @@ impl Store {
                     .and_then(|data| data.modified())
                     .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 60)),
             };
-            if (draft || abandoned) && dead {
+            if dead {
                 // What stays is swept the next time.
                 let _ = fs::remove_dir_all(&path);
             }

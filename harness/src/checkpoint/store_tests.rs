@@ -44,6 +44,7 @@ fn take(store: &Store, number: u8, parent: Option<&Checkpoint>) -> Checkpoint {
         boot_id: Some("boot".to_owned()),
         nas: None,
         saved: BTreeMap::new(),
+        measured: Vec::new(),
         disks: vec![FrozenDisk { bytes: 1, layers }],
         frozen: Some(Frozen {
             devices: "devices.zst".to_owned(),
@@ -186,4 +187,45 @@ fn what_is_of_no_use_goes_with_all_that_is_built_on_it() {
     drop(take(&store, 3, None));
     store.discard(root);
     assert_eq!(store.keys(), [key(3)].into());
+}
+
+#[test]
+fn the_budget_holds_after_each_checkpoint_too() {
+    let cache = tempfile::tempdir().unwrap();
+    let plenty = store(cache.path(), PLENTY);
+    drop(take(&plenty, 1, None));
+    let one = plenty.usage().bytes;
+    let tight = store(cache.path(), one + one / 2);
+    let second = take(&tight, 2, None);
+    assert_eq!(tight.keys(), [key(2)].into());
+    assert!(tight.usage().bytes <= tight.usage().budget);
+    // What is in use stays, whatever it takes.
+    let third = take(&tight, 3, None);
+    assert_eq!(tight.keys(), [key(2), key(3)].into());
+    drop((second, third));
+}
+
+#[test]
+fn on_a_disk_that_is_nearly_full_the_unused_give_way_if_that_helps() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut store = store(cache.path(), PLENTY);
+    drop(take(&store, 1, None));
+    drop(take(&store, 2, None));
+    let used = take(&store, 3, None);
+    let bytes = store.usage().bytes;
+    let all: BTreeSet<Key> = [key(1), key(2), key(3)].into();
+    // There is room, and then all of them would not be enough for anything.
+    for free in [RESERVE, 0] {
+        store.keep_free(free);
+        assert_eq!(store.keys(), all);
+    }
+    // Not enough for the reserve, and enough for labs.
+    store.keep_free(LABS - bytes / 3);
+    assert_eq!(store.keys(), [key(2), key(3)].into());
+    store.keep_free(RESERVE - bytes / 3);
+    assert_eq!(store.keys(), [key(3)].into());
+    store.check(&used).unwrap();
+    store.reserve = u64::MAX;
+    let error = store.begin(&key(4)).unwrap_err();
+    assert!(matches!(error, StoreError::NoRoom { .. }), "{error}");
 }

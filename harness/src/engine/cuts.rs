@@ -24,6 +24,9 @@ use crate::scenario::{FailureKind, Flushes, PowerCuts};
 /// Between two moments, in milliseconds: at least, and at most.
 const GAP: (u64, u64) = (20, 400);
 
+/// How many cuts tell something by what all of them have in common.
+const TELLING: usize = 8;
+
 /// The exit code of a look at a pool that cannot be imported.
 const NOT_IMPORTED: i32 = 70;
 
@@ -46,7 +49,12 @@ impl Runner<'_> {
     pub(super) async fn power_cuts(&mut self, cuts: &PowerCuts) -> Result<(), StepError> {
         let mut dice = Dice::new(cuts.seed);
         let start = Instant::now();
-        self.freeze_layers().await?;
+        let blanks = self.session.blanks();
+        let overlays = self.disks_mut()?.overlays(blanks);
+        let overlays = overlays.map_err(|error| StepError::SetUp(chain(&error)))?;
+        self.freeze_layers(overlays).await?;
+        // A real cut ends the machine, and whatever else is wrong with it.
+        let faulty = self.faulty && cuts.flushes == Flushes::Ignored;
         let recording = self.take_moments(cuts, &mut dice).await?;
         self.phase("the moments are recorded", start);
         let logs = read_logs(&recording.logs)?;
@@ -72,6 +80,8 @@ impl Runner<'_> {
                 self.insert(&disks[0]).await?;
             }
         }
+        let lost = disks.iter().flatten().map(CutDisk::lost).sum();
+        harmless(&recording.moments, lost)?;
         let start = Instant::now();
         self.verify(cuts, &recording.moments[last], last).await?;
         for (number, left) in order().zip(&disks).skip(1) {
@@ -86,13 +96,14 @@ impl Runner<'_> {
             let chain = &mut self.disks_mut()?.chains[disk.bay.number];
             chain.active.clone_from(&disk.file);
         }
-        self.faulty = false;
+        self.faulty = faulty;
         let import = self.import(&cuts.pool);
         self.shell_in_nas("the pool's import", &import).await?;
         let numbers = recording.moments.iter().map(|one| one.acknowledged);
         let (least, most) = (numbers.clone().min(), numbers.max());
         let seen = format!(
-            "{} cuts, the first after {} records and the last after {}: every acknowledged one is there",
+            "{} cuts, the first after {} records and the last after {}, with {lost} writes lost that nothing had \
+             flushed: every acknowledged record is there",
             recording.moments.len(),
             least.unwrap_or(0),
             most.unwrap_or(0)
@@ -325,6 +336,27 @@ impl Runner<'_> {
     }
 }
 
+/// Cuts that could not have cost anything prove nothing: of a NAS that had stopped writing, or at moments when no write
+/// was under way. Of a few cuts that may be so by chance.
+fn harmless(moments: &[Moment], lost: usize) -> Result<(), StepError> {
+    let at = |number: usize| moments.get(number).map_or(0, |one| one.acknowledged);
+    if moments.len() < TELLING {
+        return Ok(());
+    }
+    let (half, last) = (moments.len() / 2, moments.len() - 1);
+    let why = match (at(last) > at(half), lost > 0) {
+        (true, true) => return Ok(()),
+        (false, _) => format!(
+            "the NAS stopped writing: it had acknowledged {} records at the middle one of {} moments, and {} at the last",
+            at(half),
+            moments.len(),
+            at(last)
+        ),
+        (true, false) => "none of the cuts lost a write, so that they prove nothing".to_owned(),
+    };
+    Err(Failure::new(FailureKind::Command, why).into())
+}
+
 fn read_logs(files: &[PathBuf]) -> Result<Vec<Arc<WriteLog>>, StepError> {
     let set_up = |file: &Path, error: &dyn std::error::Error| {
         StepError::SetUp(format!(
@@ -349,4 +381,31 @@ fn length(file: &Path) -> Result<u64, StepError> {
         StepError::SetUp(format!("failed to look at {}: {error}", file.display()))
     })?;
     Ok(data.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_that_could_cost_nothing_prove_nothing() {
+        let moments = |numbers: &[u64]| -> Vec<Moment> {
+            let moment = |acknowledged: &u64| Moment {
+                acknowledged: *acknowledged,
+                lengths: Vec::new(),
+            };
+            numbers.iter().map(moment).collect()
+        };
+        assert!(harmless(&moments(&[1, 1, 2, 2, 2, 2, 2, 3]), 1).is_ok());
+        assert!(harmless(&moments(&[1, 1]), 0).is_ok());
+        for (numbers, lost, words) in [
+            (&[1, 2, 3, 3, 3, 3, 3, 3][..], 5, "stopped writing"),
+            (&[1, 2, 3, 4, 5, 6, 7, 8], 0, "none of the cuts"),
+        ] {
+            let Err(StepError::Failed(failure)) = harmless(&moments(numbers), lost) else {
+                panic!("{numbers:?}");
+            };
+            assert!(failure.message.contains(words), "{}", failure.message);
+        }
+    }
 }

@@ -1,5 +1,8 @@
 //! Faults: what befalls the lab's machine while it runs.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use super::act::last_lines;
 use super::failure::{Failure, StepError, chain};
 use super::nas;
@@ -141,7 +144,16 @@ impl Runner<'_> {
 
     async fn disk_error(&mut self, error: &DiskError) -> Result<(), StepError> {
         let bay = self.bay(&error.serial)?;
-        self.freeze_layers().await?;
+        if self.running()?.is_faulty(&bay) {
+            let message = format!(
+                "the disk {} has a fault already, and can have one",
+                error.serial
+            );
+            return Err(Failure::new(FailureKind::Command, message).into());
+        }
+        // The others may have faults, which a new file over them would undo.
+        let overlay = self.overlay(bay.number)?;
+        self.freeze_layers([(bay.number, overlay)].into()).await?;
         let disk = &self.disks()?.chains[bay.number];
         let blanks = self.session.blanks();
         let written = blanks
@@ -216,13 +228,17 @@ impl Runner<'_> {
         });
     }
 
-    /// Freezes what is on the disks by now: it is written to new files from here on.
-    pub(super) async fn freeze_layers(&mut self) -> Result<(), StepError> {
+    fn overlay(&mut self, number: usize) -> Result<PathBuf, StepError> {
         let blanks = self.session.blanks();
-        let overlays = self
-            .disks_mut()?
-            .overlays(blanks)
-            .map_err(|error| StepError::SetUp(chain(&error)))?;
+        let overlay = self.disks_mut()?.overlay(number, blanks);
+        overlay.map_err(|error| StepError::SetUp(chain(&error)))
+    }
+
+    /// Freezes what is on these disks by now: they are written to new files from here on.
+    pub(super) async fn freeze_layers(
+        &mut self,
+        overlays: BTreeMap<usize, PathBuf>,
+    ) -> Result<(), StepError> {
         let mut frozen = Ok(());
         if let Some(machine) = &mut self.machine {
             machine.pause().await?;

@@ -27,6 +27,15 @@ pub(super) struct Memory {
     before: Option<FactBook>,
 }
 
+/// What is known of a machine's facts before it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// What this very machine has said at the checkpoint that it went on from.
+    OnRecord,
+    /// Nothing, but what was read just now.
+    Nothing,
+}
+
 impl Memory {
     /// Takes note of facts that were read.
     pub(super) fn note(&mut self, facts: &Facts) {
@@ -58,7 +67,7 @@ impl Runner<'_> {
                 | Action::WaitFor(_)
         );
         if about && dangerous && self.scenario.findings.is_some() {
-            let book = self.book(None).await;
+            let book = self.book(None, Known::Nothing).await;
             self.memory.before = Some(book);
         }
     }
@@ -73,23 +82,28 @@ impl Runner<'_> {
         if !self.wants_findings() {
             return Ok(());
         }
-        let mut book = self.book(Some(key)).await;
-        book.run = Some(self.context(None));
-        if let Some(run) = &mut book.run {
-            run.console = self
-                .machine
-                .iter()
-                .flat_map(|one| one.console().tail())
-                .collect();
-            run.nas_console = self.keep_nas_console().await.unwrap_or_default();
+        let mut run = self.context(None);
+        let console = self.machine.iter().flat_map(|one| one.console().tail());
+        run.console = console.collect();
+        run.nas_console = self.keep_nas_console().await.unwrap_or_default();
+        for known in [Known::OnRecord, Known::Nothing] {
+            let mut book = self.book(Some(key), known).await;
+            book.run = Some(run.clone());
+            let findings = finding::derive(&book);
+            self.keep_book(&book);
+            let Some(expected) = &self.scenario.findings else {
+                break;
+            };
+            match judge(expected, &book, findings) {
+                Ok(held) => {
+                    self.tell(held);
+                    break;
+                }
+                // Of what is on record, an answer may have been of a moment only.
+                Err(_) if known == Known::OnRecord && self.stands_at.is_some() => {}
+                Err(failure) => return Err(failure),
+            }
         }
-        let findings = finding::derive(&book);
-        self.keep_book(&book);
-        let Some(expected) = &self.scenario.findings else {
-            return Ok(());
-        };
-        let held = judge(expected, &book, findings)?;
-        self.tell(held);
         Ok(())
     }
 
@@ -111,12 +125,10 @@ impl Runner<'_> {
             FailureKind::Timeout => !self.host_answers().await,
             _ => false,
         };
+        let key = self.failed_at.take();
         let mut book = match gone {
             true => self.memory.before.take().unwrap_or_default(),
-            false => {
-                let key = self.failed_at.take();
-                self.book(key.as_ref()).await
-            }
+            false => self.book(key.as_ref(), Known::OnRecord).await,
         };
         book.run = Some(self.context(Some(&failure)));
         failure.findings = finding::derive(&book);
@@ -124,7 +136,17 @@ impl Runner<'_> {
         let Some(expected) = expected.filter(|_| meant) else {
             return failure;
         };
-        match judge(expected, &book, failure.findings.clone()) {
+        let mut judged = judge(expected, &book, failure.findings.clone());
+        if judged.is_err() && !gone && self.stands_at.is_some() {
+            // As at the end: what is on record may have been of a moment only.
+            let run = book.run.take();
+            book = self.book(key.as_ref(), Known::Nothing).await;
+            book.run = run;
+            failure.findings = finding::derive(&book);
+            self.keep_book(&book);
+            judged = judge(expected, &book, failure.findings.clone());
+        }
+        match judged {
             Ok(held) => {
                 self.tell(held);
                 failure
@@ -154,13 +176,14 @@ impl Runner<'_> {
         });
     }
 
-    /// All facts of this moment: those that were read already, those on record for this state, and the
-    /// rest from the guests. A guest that does not answer leaves the rest unread.
-    async fn book(&mut self, key: Option<&Key>) -> FactBook {
+    /// All facts of this moment: those that were read already, those that are known, and the rest from the guests. A
+    /// guest that does not answer leaves the rest unread.
+    async fn book(&mut self, key: Option<&Key>, known: Known) -> FactBook {
         let mut book = FactBook::of(self.facts.values().cloned());
         let mut probes = self.finding_probes();
         probes.retain(|probe| !self.facts.contains_key(probe));
-        let (known, probes) = self.on_record(key, probes).await;
+        let recorded = key.filter(|_| known == Known::OnRecord);
+        let (known, probes) = self.on_record(recorded, probes).await;
         for (probe, answer) in known {
             drop(book.take(probe, answer));
         }

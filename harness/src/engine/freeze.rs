@@ -12,10 +12,10 @@ use crate::checkpoint::{
     self, Checkpoint, FileMeta, Frozen, FrozenDisk, LayerRef, Meta, Nas, StoreError,
 };
 use crate::event::EventKind;
-use crate::guest::{self, Agent, Exec, Guest, Nested};
+use crate::guest::{self, Agent, Exec, Guest, GuestError, Nested};
 use crate::machine::{Console, Disks, Machine, MachineError, Saved};
 use crate::plan::{Bays, Move, NodeId, first_lab};
-use crate::scenario::Vmid;
+use crate::scenario::{FailureKind, Vmid};
 
 /// Prints a kernel's boot id, without a process of its own.
 const BOOT_ID: &str = "read -r id </proc/sys/kernel/random/boot_id && echo \"$id\"";
@@ -61,6 +61,7 @@ impl Trouble {
                 error,
                 MachineError::Process(_)
                     | MachineError::SetUp { .. }
+                    | MachineError::Exited { .. }
                     | MachineError::Lab { .. }
                     | MachineError::TimedOut(_)
                     | MachineError::Qmp(_)
@@ -94,9 +95,17 @@ impl Runner<'_> {
         };
         for depth in (1..=nodes.len()).rev() {
             let key = self.key(nodes[depth - 1]);
+            if self.parts_measurements(nodes[depth - 1]) {
+                continue;
+            }
             let Some(checkpoint) = store.find(&key) else {
                 continue;
             };
+            if checkpoint.meta.measured.len() != self.measurements_among(&nodes[..depth]) {
+                // It is from before measurements were kept.
+                store.discard(checkpoint);
+                continue;
+            }
             if facts == EarlierFacts::Judged && !self.knows_all_before(&nodes[..depth - 1]).await {
                 continue;
             }
@@ -117,18 +126,11 @@ impl Runner<'_> {
                         seconds: start.elapsed().as_secs_f64(),
                     });
                     self.pins.push(checkpoint);
+                    self.tell_what_was_measured();
                     return Ok(depth);
                 }
                 Err(trouble) => {
-                    if let Some(machine) = self.machine.take() {
-                        machine.kill().await;
-                    }
-                    self.nas = None;
-                    self.disks = None;
-                    self.stored.clear();
-                    self.saved.clear();
-                    self.lab = self.scenario.lab.clone();
-                    self.judged = self.scenario.lab.clone();
+                    self.start_over().await;
                     self.session.events().emit(EventKind::CheckpointUnusable {
                         scenario: self.scenario.name.clone(),
                         checkpoint: name,
@@ -151,6 +153,10 @@ impl Runner<'_> {
         let Some(store) = self.session.ground.store() else {
             return Ok(());
         };
+        // Nobody would go on from there.
+        if self.parts_measurements(node) {
+            return Ok(());
+        }
         let key = self.key(node);
         if let Some(there) = store.find(&key) {
             // Another way led here before, and this one only had to read facts.
@@ -267,6 +273,7 @@ impl Runner<'_> {
             boot_id,
             nas,
             saved: self.saved.clone(),
+            measured: self.measured.clone(),
             disks,
             frozen,
             files,
@@ -308,6 +315,7 @@ impl Runner<'_> {
             .map_err(|error| Trouble::Lab(chain(&error)))?;
         self.disks = Some(disks);
         self.saved = meta.saved.clone();
+        self.measured = meta.measured.clone();
         self.keep("pve-console-before.log", &meta.console.join("\n"))?;
         let (Some(parts), Some(boot_id)) = (&meta.frozen, &meta.boot_id) else {
             return Ok(());
@@ -345,11 +353,18 @@ impl Runner<'_> {
         self.machine = Some(machine);
         let (found, nas_boot) = awake?;
         if let (Some(nas), Some(found)) = (&meta.nas, nas_boot) {
+            let boot_id = nas.boot_id.clone().unwrap_or_else(|| found.clone());
+            // It was reset before it was frozen. Where that is not what the scenario is about, the next machine shows whether
+            // it is so again.
+            if boot_id != found && !self.is_about(FailureKind::Crash) {
+                return Err(Trouble::Unfit(format!(
+                    "the NAS is in the boot {found}, and the one that came up was {boot_id}"
+                )));
+            }
             self.nas = Some(nas::Running {
                 vm: nas.vmid,
                 guest: Nested::new(pve, nas.vmid),
-                // A guest that was reset before it was frozen is found out later, as it would have been then.
-                boot_id: nas.boot_id.clone().unwrap_or(found),
+                boot_id,
             });
         }
         if found != *boot_id {
@@ -358,6 +373,11 @@ impl Runner<'_> {
             )));
         }
         Ok(())
+    }
+
+    fn is_about(&self, kind: FailureKind) -> bool {
+        let failure = self.scenario.failure.as_ref();
+        failure.is_some_and(|failure| failure.kind == kind)
     }
 
     /// Whether the facts that steps before the last of these states look at are on record.
@@ -430,7 +450,7 @@ async fn awake(machine: &Machine, nas: Option<Vmid>) -> Result<(String, Option<S
 async fn freeze_machine(
     machine: &mut Machine,
     disks: &mut Disks,
-    overlays: Vec<PathBuf>,
+    overlays: BTreeMap<usize, PathBuf>,
     nas: Option<Vmid>,
     folder: &Path,
 ) -> Result<(FileMeta, BTreeMap<String, FileMeta>), Trouble> {
@@ -455,8 +475,12 @@ async fn freeze_machine(
     // Whatever became of it, the scenario goes on; also where a suspension was reported to have failed.
     machine.go_on().await.map_err(Trouble::Standing)?;
     if let Some(vmid) = nas {
-        let resumed = qm(machine.agent(), "resume", vmid, limit).await;
-        resumed.map_err(Trouble::Standing)?;
+        match qm(machine.agent(), "resume", vmid, limit).await {
+            // One that had ended before was not suspended either; that it did is for the scenario to find.
+            Err(MachineError::Guest(GuestError::Failed { stderr, .. }))
+                if stderr.contains("not running") => {}
+            resumed => resumed.map_err(Trouble::Standing)?,
+        }
     }
     Ok(saved?)
 }

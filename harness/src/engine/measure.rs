@@ -6,9 +6,10 @@ use super::act::last_lines;
 use super::failure::{Failure, StepError, chain};
 use super::run::Runner;
 use crate::accel::Accelerator;
-use crate::event::EventKind;
+use crate::event::{EventKind, Measurement};
 use crate::guest::{Exec, Guest};
-use crate::scenario::{FailureKind, Measure};
+use crate::plan::{Move, NodeId, RouteLeg};
+use crate::scenario::{Action, FailureKind, Measure};
 
 /// Writes and reads the beginning of a disk, past the kernel's cache, and prints a line for each way: its
 /// name, and MiB or operations a second.
@@ -83,14 +84,16 @@ impl Runner<'_> {
             None => None,
         };
         let ratios = before.map(|before| times(&before, &speeds));
-        self.session.events().emit(EventKind::Measured {
-            scenario: self.scenario.name.clone(),
+        let measurement = Measurement {
+            time: jiff::Timestamp::now(),
             disk: measure.device.clone(),
             emulated: self.session.ground.choice().accelerator == Accelerator::Tcg,
             speeds: speeds.clone(),
             against: measure.against.clone(),
             ratios,
-        });
+        };
+        self.tell_measured(&measurement, false);
+        self.measured.push(measurement);
         if let Some(name) = &measure.save {
             let text =
                 serde_json::to_string(&speeds).map_err(|error| StepError::SetUp(chain(&error)))?;
@@ -98,6 +101,57 @@ impl Runner<'_> {
         }
         Ok(())
     }
+
+    /// Reports again what was measured before the checkpoint that this scenario went on from.
+    pub(super) fn tell_what_was_measured(&self) {
+        for measurement in &self.measured {
+            self.tell_measured(measurement, true);
+        }
+    }
+
+    fn tell_measured(&self, measurement: &Measurement, recorded: bool) {
+        self.session.events().emit(EventKind::Measured {
+            scenario: self.scenario.name.clone(),
+            measurement: measurement.clone(),
+            recorded,
+        });
+    }
+
+    /// How many of these states were reached by a measurement.
+    pub(super) fn measurements_among(&self, nodes: &[NodeId]) -> usize {
+        let measures = |node: &&NodeId| {
+            let arrival = &self.plan.nodes()[**node].arrival;
+            matches!(arrival, Move::Act(action) if matches!(**action, Action::Measure(_)))
+        };
+        nodes.iter().filter(measures).count()
+    }
+
+    /// Whether a state lies between two measurements that are held against each other. Both belong to one run: a machine's
+    /// speed is another one an hour later, with all else that it has to do.
+    pub(super) fn parts_measurements(&self, node: NodeId) -> bool {
+        let legs = &self.route().legs;
+        let reached = legs.iter().position(|leg| leg.nodes.contains(&node));
+        let (before, after) = legs.split_at(reached.map_or(0, |leg| leg + 1));
+        let actions = |legs: &[RouteLeg]| -> Vec<&Action> {
+            legs.iter()
+                .filter_map(|leg| self.action(leg.step))
+                .collect()
+        };
+        are_held_against_each_other(&actions(before), &actions(after))
+    }
+}
+
+/// Whether one of the later actions measures against what one of the earlier ones has saved.
+fn are_held_against_each_other(earlier: &[&Action], later: &[&Action]) -> bool {
+    let saved = earlier.iter().filter_map(|action| match action {
+        Action::Measure(measure) => measure.save.as_ref(),
+        _ => None,
+    });
+    let wanted = |name: &String| {
+        let against = |action: &&Action| matches!(action, Action::Measure(measure) if measure.against.as_ref() == Some(name));
+        later.iter().any(against)
+    };
+    saved.into_iter().any(wanted)
 }
 
 /// Every way's speed; none if one is missing or is not a speed.
@@ -141,6 +195,24 @@ mod tests {
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_held_against_each_other_is_measured_in_one_run() {
+        let measure = |save: Option<&str>, against: Option<&str>| {
+            Action::Measure(Measure {
+                device: "/dev/sda".to_owned(),
+                save: save.map(str::to_owned),
+                against: against.map(str::to_owned),
+            })
+        };
+        let (first, second) = (measure(Some("a"), None), measure(None, Some("a")));
+        let (other, last) = (measure(Some("b"), None), measure(None, None));
+        let held = are_held_against_each_other;
+        assert!(held(&[&Action::Reboot, &first], &[&other, &second]));
+        assert!(!held(&[&Action::Reboot], &[&first, &second]));
+        assert!(!held(&[&first, &second], &[&last]));
+        assert!(!held(&[&other], &[&second]));
     }
 
     #[test]

@@ -14,13 +14,17 @@ use super::observe::Observed;
 use super::session::Session;
 use super::snapshot;
 use crate::checkpoint::{Checkpoint, LayerRef};
-use crate::event::{EventKind, Verdict};
+use crate::event::{EventKind, Measurement, Verdict};
 use crate::evidence::ScenarioFolder;
+use crate::host;
 use crate::lab::Lab;
 use crate::machine::{Disks, Machine};
 use crate::plan::{Key, NodeId, Plan, Route, RouteLeg};
 use crate::probe::{Facts, Probe};
 use crate::scenario::{Action, FailureKind, Scenario};
+
+/// A disk with less than this left, in bytes, has refused something by now.
+const FULL: u64 = 16 << 20;
 
 /// Where the facts of a state are from that a step looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub(super) struct Runner<'a> {
     pub(super) nas: Option<nas::Running>,
     /// Outputs that steps saved.
     pub(super) saved: BTreeMap<String, String>,
+    /// What steps measured.
+    pub(super) measured: Vec<Measurement>,
     /// What has been read since the last step that changed something.
     pub(super) facts: BTreeMap<Probe, Facts>,
     /// What findings may be derived from when nobody can be asked any more.
@@ -97,6 +103,7 @@ impl<'a> Runner<'a> {
             machine: None,
             nas: None,
             saved: BTreeMap::new(),
+            measured: Vec::new(),
             facts: BTreeMap::new(),
             memory: Memory::default(),
             spent: 0.0,
@@ -181,7 +188,18 @@ impl<'a> Runner<'a> {
 
     async fn travel(&mut self) -> Result<(), StepError> {
         let nodes: Vec<NodeId> = self.route().nodes().collect();
-        let first = &nodes[..self.may_begin_within(&nodes)];
+        let mut first = &nodes[..self.may_begin_within(&nodes)];
+        while let Some(node) = self.travel_from(first).await? {
+            self.start_over().await;
+            let reached = first.iter().position(|one| *one == node);
+            first = &first[..reached.map_or(0, |at| at + 1)];
+        }
+        Ok(())
+    }
+
+    /// Goes on from the deepest checkpoint of these states, and all the rest of the way. Gives a state before that
+    /// checkpoint in which something does not hold by what is on record. That proves nothing: the state has to be looked at.
+    async fn travel_from(&mut self, first: &[NodeId]) -> Result<Option<NodeId>, StepError> {
         let done = self.begin(first, EarlierFacts::Judged).await?;
         self.session.progress().note(&self.scenario.name, done);
         let plan = Arc::clone(&self.plan);
@@ -204,7 +222,10 @@ impl<'a> Runner<'a> {
                 true => Sight::Live,
                 false => Sight::Past,
             };
-            self.step(leg, &to_do, sight).await?;
+            match self.step(leg, &to_do, sight).await {
+                Err(StepError::Failed(_)) if sight == Sight::Past => return Ok(Some(leg.at)),
+                result => result?,
+            }
             if let Some(node) = to_do.last() {
                 self.checkpoint(*node).await?;
             }
@@ -212,7 +233,7 @@ impl<'a> Runner<'a> {
                 .progress()
                 .note(&self.scenario.name, passed.max(done));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Whether all that a step looks at was said by this very machine at the checkpoint that it went on from. The end of
@@ -250,7 +271,7 @@ impl<'a> Runner<'a> {
         let result = self.take(leg, moves, sight).await;
         let seconds = start.elapsed().as_secs_f64();
         match result {
-            Ok(()) => {
+            Ok(sight) => {
                 self.session.ground.timings().note(digest, seconds);
                 self.session.events().emit(EventKind::StepFinished {
                     scenario,
@@ -262,6 +283,9 @@ impl<'a> Runner<'a> {
                 Ok(())
             }
             Err(StepError::Failed(mut failure)) => {
+                if let Some(error) = self.disk_is_full() {
+                    return Err(error);
+                }
                 failure.step = leg.step;
                 failure.title = title;
                 if let Some(machine) = &self.machine {
@@ -285,7 +309,7 @@ impl<'a> Runner<'a> {
         leg: &RouteLeg,
         moves: &[NodeId],
         sight: Sight,
-    ) -> Result<(), StepError> {
+    ) -> Result<Sight, StepError> {
         let plan = Arc::clone(&self.plan);
         for (index, node) in moves.iter().enumerate() {
             let one = &plan.nodes()[*node].arrival;
@@ -305,24 +329,32 @@ impl<'a> Runner<'a> {
             }
         }
         if !leg.looks {
-            return Ok(());
+            return Ok(sight);
         }
         let key = self.key(leg.at);
-        let looked = if sight == Sight::Live {
-            self.look(leg, Source::Live(&key)).await
-        } else {
+        if sight != Sight::Live {
             // What was read in another state counts no more.
             self.facts.clear();
             let records = self.session.ground.records();
             let recording = records.map(|records| records.get(&key)).unwrap_or_default();
             let looked = self.look(leg, Source::Recorded(&recording)).await;
             self.facts.clear();
-            looked
-        };
-        if sight != Sight::Past {
-            self.failed_at = looked.is_err().then_some(key);
+            // A record can confirm and not refute: an answer may have been of a moment only. Who can be asked is asked.
+            if let (Err(StepError::Failed(failure)), Some(records)) = (&looked, records) {
+                records.forget(&key);
+                self.session.events().emit(EventKind::RecordDoubted {
+                    scenario: self.scenario.name.clone(),
+                    step: leg.step,
+                    reason: failure.message.clone(),
+                });
+            }
+            if looked.is_ok() || sight == Sight::Past {
+                return looked.map(|()| sight);
+            }
         }
-        looked
+        let looked = self.look(leg, Source::Live(&key)).await;
+        self.failed_at = looked.is_err().then_some(key);
+        looked.map(|()| Sight::Live)
     }
 
     pub(super) fn route(&self) -> &Route {
@@ -377,6 +409,18 @@ impl<'a> Runner<'a> {
         }
     }
 
+    /// What a full disk of L0 makes of a failure. Most devices stop the machine then; NVMe drives hand their guest an error.
+    fn disk_is_full(&self) -> Option<StepError> {
+        let folder = self.folder.path();
+        let free = host::free_space(folder).ok()?;
+        (free < FULL).then(|| {
+            StepError::SetUp(format!(
+                "no space is left on the disk of {}: free some, or give another folder with --cache or LAB_CACHE",
+                folder.display()
+            ))
+        })
+    }
+
     fn waited(&self) -> f64 {
         self.machine
             .as_ref()
@@ -413,10 +457,31 @@ impl<'a> Runner<'a> {
         });
     }
 
+    /// Ends the machine and forgets what has happened, so that the way can begin anew.
+    pub(super) async fn start_over(&mut self) {
+        if let Some(machine) = self.machine.take() {
+            machine.kill().await;
+        }
+        self.nas = None;
+        self.disks = None;
+        self.stored.clear();
+        self.saved.clear();
+        self.measured.clear();
+        self.lab = self.scenario.lab.clone();
+        self.judged = self.scenario.lab.clone();
+        self.facts.clear();
+        self.memory = Memory::default();
+        (self.spent, self.frozen_at) = (0.0, 0.0);
+        self.faulty = false;
+        self.stands_at = None;
+        self.failed_at = None;
+        self.unaccepted.clear();
+    }
+
     /// Secures what is only inside the machine, then ends it.
     pub(super) async fn end(mut self) {
-        if self.nas.is_some() {
-            // Evidence only; the verdict stands.
+        // Evidence only; the verdict stands. Who stops a run wants its end: the guests may stand still at that moment.
+        if self.nas.is_some() && !self.session.stopped() {
             let _ = self.keep_nas_console().await;
         }
         if let Some(machine) = self.machine.take() {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
 
-use super::ground::{SessionError, lock, memory_of};
+use super::ground::{SessionError, lock, memory_of, unmet};
 use super::session::Session;
 use crate::event::Verdict;
 use crate::host;
@@ -132,7 +132,10 @@ impl Session {
             let below_limit = jobs.is_none_or(|jobs| running.len() < jobs.max(1));
             let next = waiting.iter().position(|one| {
                 let fits = room.holds(&Room::of(scenarios[*one]));
-                running.is_empty() || (below_limit && fits && self.is_free(&plan, *one, &running))
+                let beside = below_limit && fits && self.is_free(&plan, *one, &running);
+                // What else there is on this machine may need more by now; then it waits, and is not skipped.
+                running.is_empty()
+                    || (beside && unmet(&scenarios[*one].lab, self.folder()).is_none())
             });
             if let Some(next) = next {
                 let one = waiting.remove(next);

@@ -15,6 +15,7 @@ use super::run::Runner;
 use super::schedule::Progress;
 use crate::event::{EventKind, Events, Listener, Verdict};
 use crate::evidence::{EventLog, EvidenceError, RunFolder, ScenarioFolder};
+use crate::lab::Lab;
 use crate::machine::Blanks;
 use crate::plan::Plan;
 use crate::scenario::Scenario;
@@ -133,6 +134,20 @@ impl Session {
         let plan = Arc::new(self.ground.plan(&scenarios).await?);
         *lock(&self.plan) = Arc::clone(&plan);
         Ok(plan)
+    }
+
+    /// The scenarios of one of so many parts, the first being 1. No image is needed for that: each machine that runs a part
+    /// builds those of its own.
+    pub fn part<'a>(
+        &self,
+        scenarios: &[&'a Scenario],
+        part: usize,
+        parts: usize,
+    ) -> Vec<&'a Scenario> {
+        let setting = |lab: &Lab| self.ground.setting(lab);
+        let plan = Plan::new(scenarios.iter().copied(), setting);
+        let chosen = plan.part(part, parts).into_iter();
+        chosen.map(|number| scenarios[number]).collect()
     }
 
     /// A scenario's way in the plan, or in one of its own if it is not in the run's.

@@ -16,12 +16,20 @@ const fn pays_after(wish: Wish) -> f64 {
     }
 }
 
+/// The same of a machine that is off, whatever it is wished for: without RAM, taking one and going on from it are moments.
+/// It is all that is kept of a way whose later machine cannot be saved while it runs.
+const OFF_PAYS_AFTER: f64 = 5.0;
+
 impl Runner<'_> {
     /// Takes a checkpoint of the state that was just reached, if that pays.
     pub(super) async fn checkpoint(&mut self, node: NodeId) -> Result<(), StepError> {
         let wish = self.plan.wish(node);
         let saves = self.spent - self.frozen_at + self.questions_at_the_end(node);
-        let pays = self.keeps(wish) && saves >= pays_after(wish);
+        let enough = match self.machine {
+            Some(_) => pays_after(wish),
+            None => pays_after(wish).min(OFF_PAYS_AFTER),
+        };
+        let pays = self.keeps(wish) && saves >= enough;
         if pays && !self.better_comes_soon(node, wish) {
             self.checkpoint_now(node).await?;
         }

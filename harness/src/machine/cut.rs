@@ -34,6 +34,14 @@ pub struct CutDisk {
     pub seed: u64,
 }
 
+impl CutDisk {
+    /// How many writes the cut has lost.
+    pub fn lost(&self) -> usize {
+        let mut dice = Dice::new(self.seed);
+        self.log.lost(self.length, self.flushes, &mut dice)
+    }
+}
+
 impl Machine {
     /// Logs every write to a disk in a new file from now on. It costs a second write of everything.
     ///

@@ -109,27 +109,32 @@ impl Disks {
         Ok(disks)
     }
 
-    /// Makes an empty file for each disk, to take what is written from now on.
+    /// Makes an empty file for each disk, by number, to take what is written from now on.
     ///
     /// # Errors
     /// As [`Disks::create`].
-    pub fn overlays(&mut self, blanks: &Blanks) -> Result<Vec<PathBuf>, DiskError> {
-        let sizes: Vec<u64> = self.chains.iter().map(|chain| chain.bytes).collect();
-        sizes
-            .into_iter()
-            .map(|bytes| {
-                let file = self.next_file();
-                blanks.make(&file, bytes).map(|()| file)
-            })
-            .collect()
+    pub fn overlays(&mut self, blanks: &Blanks) -> Result<BTreeMap<usize, PathBuf>, DiskError> {
+        let all = 0..self.chains.len();
+        let overlay = |number| Ok((number, self.overlay(number, blanks)?));
+        all.map(overlay).collect()
     }
 
-    /// Notes that the disks are written to these files now, and those before are frozen.
-    pub fn froze(&mut self, overlays: Vec<PathBuf>) {
-        for (chain, overlay) in self.chains.iter_mut().zip(overlays) {
-            chain
-                .layers
-                .push(std::mem::replace(&mut chain.active, overlay));
+    /// The same for one of them.
+    ///
+    /// # Errors
+    /// As [`Disks::create`].
+    pub fn overlay(&mut self, number: usize, blanks: &Blanks) -> Result<PathBuf, DiskError> {
+        let file = self.next_file();
+        blanks.make(&file, self.chains[number].bytes)?;
+        Ok(file)
+    }
+
+    /// Notes that disks are written to these files now, and those before are frozen.
+    pub fn froze(&mut self, overlays: BTreeMap<usize, PathBuf>) {
+        for (number, overlay) in overlays {
+            let chain = &mut self.chains[number];
+            let before = std::mem::replace(&mut chain.active, overlay);
+            chain.layers.push(before);
         }
     }
 

@@ -12,6 +12,8 @@ use super::power::{Machine, MachineError};
 pub const BLOCK: u64 = 4096;
 /// The unit that `blkdebug` counts in.
 const SECTOR: u64 = 512;
+/// The filter that makes accesses fail.
+const FAULTS: &str = "blkdebug";
 /// `EIO`.
 const INPUT_OUTPUT_ERROR: u32 = 5;
 
@@ -117,10 +119,15 @@ impl Machine {
         self.put_over(
             bay,
             "image",
-            json!({ "driver": "blkdebug", "inject-error": rules }),
+            json!({ "driver": FAULTS, "inject-error": rules }),
         )
         .await
         .map(drop)
+    }
+
+    /// Whether a disk was made to fail.
+    pub fn is_faulty(&self, bay: &Bay) -> bool {
+        self.nodes[bay.number].contains(FAULTS)
     }
 
     /// Sets the critical warning in an NVMe drive's SMART log.

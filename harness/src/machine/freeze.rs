@@ -3,16 +3,19 @@
 //!
 //! What the bytes become is the caller's business ([`crate::checkpoint`]).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use qapi::qmp;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -72,16 +75,20 @@ impl Machine {
         self.resume().await
     }
 
-    /// Has every disk written to a new file from now on; what was written to before is frozen. All in
+    /// Has these disks, by number, written to new files from now on; what was written to before is frozen. All in
     /// one transaction, with the CPUs stopped.
     ///
     /// # Errors
     /// When QEMU refuses or does not answer.
-    pub async fn freeze_disks(&mut self, overlays: &[PathBuf]) -> Result<(), MachineError> {
+    pub async fn freeze_disks(
+        &mut self,
+        overlays: &BTreeMap<usize, PathBuf>,
+    ) -> Result<(), MachineError> {
         self.freezes += 1;
         let mut actions = Vec::new();
-        let mut nodes = Vec::new();
-        for (node, overlay) in self.nodes.iter().zip(overlays) {
+        let mut nodes = self.nodes.clone();
+        for (number, overlay) in overlays {
+            let node = &self.nodes[*number];
             let role = node.split('.').next().unwrap_or(node);
             let name = format!("{role}.live{}", self.freezes);
             let options = json!({
@@ -96,7 +103,7 @@ impl Machine {
             actions.push(json!({
                 "type": "blockdev-snapshot", "data": { "node": node, "overlay": name },
             }));
-            nodes.push(name);
+            nodes[*number] = name;
         }
         self.monitor("transaction", json!({ "actions": actions }))
             .await?;
@@ -190,8 +197,7 @@ impl Machine {
                 Pace::QUICK,
                 async || Ok::<_, TimedOut>(UnixStream::connect(&socket).ok()),
             )
-            .await
-            .map_err(|error| Transfer::Io(io::Error::other(error)))?;
+            .await?;
             let feed = async {
                 let fed = tokio::task::spawn_blocking(move || devices(stream)).await;
                 fed.map_err(io::Error::from).flatten().map_err(Transfer::Io)
@@ -231,6 +237,24 @@ impl Machine {
         Ok(self.qmp.execute_untyped(command, arguments, limit).await?)
     }
 
+    /// QEMU's end while it saves or takes a state. That is its answer to the state, unless somebody ended it.
+    fn ended_during(&self, what: &str, status: ExitStatus) -> MachineError {
+        let (what, words) = (what.to_owned(), self.process.last_words());
+        let from_outside = [Signal::HUP, Signal::INT, Signal::KILL, Signal::TERM];
+        match status.signal().and_then(Signal::from_named_raw) {
+            Some(signal) if from_outside.contains(&signal) => MachineError::Exited {
+                what,
+                status,
+                words,
+            },
+            _ => MachineError::State {
+                what,
+                trouble: format!("QEMU ended ({status})"),
+                words,
+            },
+        }
+    }
+
     async fn transfer<T>(
         &self,
         what: &str,
@@ -241,6 +265,7 @@ impl Machine {
             biased;
             result = tokio::time::timeout(limit, work) => match result {
                 Ok(Ok(value)) => Ok(value),
+                Ok(Err(Transfer::Late(late))) => Err(late.into()),
                 Ok(Err(error)) => Err(MachineError::State {
                     what: what.to_owned(),
                     trouble: error.to_string(),
@@ -248,11 +273,7 @@ impl Machine {
                 }),
                 Err(_) => Err(TimedOut { what: what.to_owned(), waited: limit }.into()),
             },
-            status = self.process.wait() => Err(MachineError::State {
-                what: what.to_owned(),
-                trouble: format!("QEMU ended ({status})"),
-                words: self.process.last_words(),
-            }),
+            status = self.process.wait() => Err(self.ended_during(what, status)),
         }
     }
 }
@@ -264,6 +285,8 @@ enum Transfer {
     Ended(String),
     #[error("{0}")]
     Io(io::Error),
+    #[error(transparent)]
+    Late(#[from] TimedOut),
 }
 
 /// Has a machine's RAM read or filled, on a thread for work that blocks.

@@ -114,6 +114,13 @@ impl WriteLog {
         }
         kept
     }
+
+    /// How many writes a power cut at that moment loses, with the same dice.
+    pub fn lost(&self, length: u64, flushes: Flushes, dice: &mut Dice) -> usize {
+        let before = self.entries.iter().filter(|entry| entry.end <= length);
+        let written = before.filter(|entry| entry.kind != Kind::Flush).count();
+        written - self.survivors(length, flushes, dice).len()
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
@@ -270,6 +277,19 @@ mod tests {
             let kept = log.survivors(length, Flushes::Obeyed, &mut dice.unwrap());
             assert_eq!(places(&kept), expected, "{length}");
         }
+    }
+
+    #[test]
+    fn what_does_not_survive_is_lost() {
+        let log = WriteLog::parse(log(&[(1, 1, 0), (0, 0, FLUSH), (2, 1, 0), (3, 1, 0)])).unwrap();
+        let mut losses = std::collections::BTreeSet::new();
+        for seed in 0..40 {
+            let lost = log.lost(u64::MAX, Flushes::Obeyed, &mut Dice::new(seed));
+            assert_eq!(lost + kept(&log, Flushes::Obeyed, seed).len(), 3);
+            losses.insert(lost);
+        }
+        assert_eq!(losses, [0, 1, 2].into());
+        assert_eq!(log.lost(2048, Flushes::Obeyed, &mut Dice::new(1)), 0);
     }
 
     #[test]

@@ -11,8 +11,13 @@ fn weight(one: &Move) -> u64 {
         Move::PowerOn { .. } => 20,
         Move::PowerOff => 3,
         Move::Act(action) => match &**action {
-            Action::Reboot => 28,
-            Action::Start(_) => 45,
+            // Each has a boot of the host's in it.
+            Action::Reboot | Action::Reset | Action::PowerCut | Action::CutDuring(_) => 28,
+            // Each is imported and read anew.
+            Action::PowerCuts(cuts) => 40 + 7 * cuts.cuts as u64,
+            // A guest that comes up, or a countdown of minutes.
+            Action::Start(_) | Action::WaitFor(_) => 45,
+            Action::Measure(_) => 12,
             Action::Run(run) if run.command.contains("update-initramfs") => 45,
             Action::Run(_) => 4,
             _ => 1,

@@ -12,7 +12,7 @@ use images::{BuildEvent, Observer};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::failure::render_failure;
-use crate::event::{Event, EventKind, Listener, Verdict};
+use crate::event::{Event, EventKind, Listener, Measurement, Verdict};
 use crate::finding::one_line;
 
 /// Writes lines that stay, and at a terminal a live one to standard error.
@@ -156,6 +156,11 @@ impl Lines {
                     "                  checkpoint {checkpoint} is of no use and is made anew: {reason}"
                 ));
             }
+            EventKind::RecordDoubted { step, reason, .. } => {
+                say(format!(
+                    "                  step {step} is looked at again, for by what is on record it does not hold: {reason}"
+                ));
+            }
             EventKind::StepStarted { title, last, .. } => {
                 let under_way = state.of(scenario);
                 title.clone_into(&mut under_way.title);
@@ -195,19 +200,29 @@ impl Lines {
                 ));
             }
             EventKind::Measured {
-                disk,
-                emulated,
-                speeds,
-                against,
-                ratios,
+                measurement,
+                recorded,
                 ..
             } => {
+                let Measurement {
+                    time,
+                    disk,
+                    emulated,
+                    speeds,
+                    against,
+                    ratios,
+                } = measurement;
                 let note = if *emulated {
                     " (emulated: nothing like real hardware)"
                 } else {
                     ""
                 };
-                say(format!("                  {disk}{note}"));
+                let when = if *recorded {
+                    format!(", measured {}", time.strftime("%Y-%m-%d %H:%M UTC"))
+                } else {
+                    String::new()
+                };
+                say(format!("                  {disk}{note}{when}"));
                 for (way, speed) in speeds {
                     let unit = if way.starts_with("random") {
                         "operations/s"

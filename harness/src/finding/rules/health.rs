@@ -1,6 +1,6 @@
 //! How disks, pools and kernels are while they run.
 
-use super::references::{KERNEL_PANIC, SMART, TRIPLE_FAULT, ZFS_FAILURES};
+use super::references::{KERNEL_PANIC, SMART, TRIPLE_FAULT, ZFS_DATA_LOST, ZFS_FAILURES};
 use crate::finding::book::Incident;
 use crate::finding::model::{Draft, Rule, Severity, word};
 use crate::finding::view::View;
@@ -46,10 +46,20 @@ pub(super) const RULES: &[Rule] = &[
         derive: pool_unavailable,
     },
     Rule {
+        id: "pool-lost-data",
+        severity: Severity::Error,
+        summary: "a pool has lost data: some blocks can be read from no disk and put together from none",
+        explanation: "More failed at one place than the pool has copies or parity for, as when one disk is gone and another has \
+            unreadable sectors. ZFS gives an error in place of wrong data, and `zpool status -v` names the files. All \
+            others are whole. Two scrubs after the named ones are restored or deleted, the list is empty.",
+        reference: ZFS_DATA_LOST,
+        derive: pool_lost_data,
+    },
+    Rule {
         id: "pool-degraded",
         severity: Severity::Warning,
         summary: "a pool runs without some of its disks",
-        explanation: "All data are there, and the next failure may cost them.",
+        explanation: "Its data are there unless it says otherwise, and the next failure may cost them.",
         reference: ZFS_FAILURES,
         derive: pool_degraded,
     },
@@ -236,6 +246,22 @@ fn pool_not_importable(view: &View<'_>, states: &[&str]) -> Option<Draft> {
         .fix("lsblk -o NAME,SERIAL,MODEL")
         .fix("# on the host, is each controller of its disks given to the VM? grep hostpci /etc/pve/qemu-server/*.conf")
         .fix("zpool import"),
+    )
+}
+
+fn pool_lost_data(view: &View<'_>) -> Option<Draft> {
+    // A pool without its disks counts what it could not reach, which is another matter.
+    let (pool, lost) = pools(view, &["ONLINE", "DEGRADED"])
+        .into_iter()
+        .find_map(|pool| Some((pool, pool.data_errors.filter(|lost| *lost > 0)?)))?;
+    let name = word(&pool.name);
+    Some(
+        Draft::new(format!("the pool {} has lost data", pool.name))
+            .proof("pool", format!("{}: {lost} errors in data", pool.name))
+            .proofs("pool", quote(pool))
+            .fix(format!("zpool status -v {name}"))
+            .fix("# restore the files that it names from a backup, or delete them")
+            .fix(format!("zpool scrub {name}")),
     )
 }
 

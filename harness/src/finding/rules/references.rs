@@ -90,6 +90,10 @@ pub(super) const ZFS_FAILURES: Reference = reference(
     "OpenZFS, zpoolconcepts(7), Device Failure and Recovery",
     "https://openzfs.github.io/openzfs-docs/man/master/7/zpoolconcepts.7.html",
 );
+pub(super) const ZFS_DATA_LOST: Reference = reference(
+    "OpenZFS, message ZFS-8000-8A",
+    "https://openzfs.github.io/openzfs-docs/msg/ZFS-8000-8A/",
+);
 pub(super) const SMART: Reference = reference(
     "smartmontools, smartctl(8)",
     "https://man7.org/linux/man-pages/man8/smartctl.8.html",

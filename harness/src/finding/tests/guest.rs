@@ -372,6 +372,10 @@ pub(super) fn cases() -> Vec<Case> {
             let text = format!("no pools available\n\non disks:\n{missing}");
             book.facts.pool = Some(crate::probe::pool::parse(&text).unwrap());
         }),
+        Case {
+            besides: &["pool-has-errors"],
+            ..error("pool-lost-data", |book| pool(book).data_errors = Some(5))
+        },
         warning("pool-degraded", |book| {
             let degraded = include_str!("../../probe/samples/zpool-degraded.json");
             book.facts.pool = Some(crate::probe::pool::parse(degraded).unwrap());
@@ -618,6 +622,12 @@ fn health() {
         let degraded = include_str!("../../probe/samples/zpool-degraded.json");
         book.facts.pool = Some(crate::probe::pool::parse(degraded).unwrap());
         pool(book).data_errors = Some(2);
+    });
+    silent("pool-lost-data", |book| pool(book).data_errors = Some(0));
+    // What it cannot reach is not lost.
+    silent("pool-lost-data", |book| {
+        pool(book).state = "SUSPENDED".to_owned();
+        pool(book).data_errors = Some(7);
     });
     silent("pool-degraded", |book| {
         pool(book).state = "FAULTED".to_owned()

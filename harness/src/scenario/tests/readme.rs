@@ -7,7 +7,9 @@ use super::super::file::ACTIONS;
 use super::super::load::parse;
 use super::super::{Action, Awaited, CHECKS, FailureKind, Labs, Scenario};
 use super::catalogue;
+use crate::accel::Deadlines;
 use crate::engine::NAS_CONFIG;
+use crate::lab::{Drive, Lab};
 use crate::probe::Probe;
 
 /// The text under a heading.
@@ -47,6 +49,21 @@ fn words<T: schemars::JsonSchema>() -> Vec<String> {
         .collect()
 }
 
+/// All keys that a lab's file can have.
+fn keys_of_a_lab() -> Vec<String> {
+    let schema = schemars::schema_for!(Lab).to_value();
+    let parts = [
+        ("", &schema),
+        ("controller.", &schema["$defs"]["Controller"]),
+        ("controller.disk.", &schema["$defs"]["Disk"]),
+    ];
+    let keys = parts.iter().flat_map(|(prefix, part)| {
+        let properties = part["properties"].as_object().unwrap();
+        properties.keys().map(move |key| format!("{prefix}{key}"))
+    });
+    keys.collect()
+}
+
 fn labs() -> Labs {
     Labs::load(&catalogue().join("labs")).unwrap()
 }
@@ -59,6 +76,52 @@ fn the_tables_name_all_that_there_is_and_nothing_else() {
     check("Checks", CHECKS);
     check("Kinds of failure", words::<FailureKind>());
     check("Labs", labs().names());
+    check("Keys of a lab", keys_of_a_lab());
+}
+
+#[test]
+fn every_drive_is_named() {
+    let keys = rows("Keys of a lab");
+    let (_, drives) = keys
+        .iter()
+        .find(|(key, _)| key.ends_with(".drive"))
+        .unwrap();
+    for drive in words::<Drive>() {
+        assert!(drives.contains(&format!("`{drive}`")), "{drive}");
+    }
+}
+
+#[test]
+fn the_deadlines_are_those_that_there_are() {
+    let rows: Vec<String> = section("Deadlines")
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| ")?.strip_suffix(" |")?.to_owned()))
+        .skip(1)
+        .collect();
+    let text = |limit: std::time::Duration| match limit.as_secs() {
+        seconds if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        seconds => format!("{seconds} s"),
+    };
+    let limits = |all: Deadlines| {
+        [
+            all.command,
+            all.boot,
+            all.shutdown,
+            all.nas_start,
+            all.nas_silence,
+        ]
+        .map(text)
+    };
+    let pairs = limits(Deadlines::KVM)
+        .into_iter()
+        .zip(limits(Deadlines::TCG));
+    for (row, (kvm, emulated)) in rows.iter().zip(pairs) {
+        assert!(
+            row.ends_with(&format!("| {kvm} | {emulated}")),
+            "{row}: {kvm}, {emulated}"
+        );
+    }
+    assert_eq!(rows.len(), 5);
 }
 
 #[test]
