@@ -237,7 +237,10 @@ impl Store {
     /// [`StoreError::NoRoom`], or when the folder cannot be made.
     pub fn begin(&self, key: &Key) -> Result<Draft, StoreError> {
         self.make_room(self.budget);
-        self.keep_free(self.free()?);
+        let free = self.free()?;
+        if free < self.reserve {
+            self.keep_free(free);
+        }
         let free = self.free()?;
         if free < self.reserve {
             return Err(StoreError::NoRoom {

@@ -49,10 +49,7 @@ impl Runner<'_> {
     pub(super) async fn power_cuts(&mut self, cuts: &PowerCuts) -> Result<(), StepError> {
         let mut dice = Dice::new(cuts.seed);
         let start = Instant::now();
-        let blanks = self.session.blanks();
-        let overlays = self.disks_mut()?.overlays(blanks);
-        let overlays = overlays.map_err(|error| StepError::SetUp(chain(&error)))?;
-        self.freeze_layers(overlays).await?;
+        self.freeze_layers(self.disks()?.all()).await?;
         // A real cut ends the machine, and whatever else is wrong with it.
         let faulty = self.faulty && cuts.flushes == Flushes::Ignored;
         let recording = self.take_moments(cuts, &mut dice).await?;

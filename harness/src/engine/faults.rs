@@ -1,7 +1,6 @@
 //! Faults: what befalls the lab's machine while it runs.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ops::Range;
 
 use super::act::last_lines;
 use super::failure::{Failure, StepError, chain};
@@ -152,8 +151,7 @@ impl Runner<'_> {
             return Err(Failure::new(FailureKind::Command, message).into());
         }
         // The others may have faults, which a new file over them would undo.
-        let overlay = self.overlay(bay.number)?;
-        self.freeze_layers([(bay.number, overlay)].into()).await?;
+        self.freeze_layers(bay.number..bay.number + 1).await?;
         let disk = &self.disks()?.chains[bay.number];
         let blanks = self.session.blanks();
         let written = blanks
@@ -228,17 +226,13 @@ impl Runner<'_> {
         });
     }
 
-    fn overlay(&mut self, number: usize) -> Result<PathBuf, StepError> {
-        let blanks = self.session.blanks();
-        let overlay = self.disks_mut()?.overlay(number, blanks);
-        overlay.map_err(|error| StepError::SetUp(chain(&error)))
-    }
-
     /// Freezes what is on these disks by now: they are written to new files from here on.
-    pub(super) async fn freeze_layers(
-        &mut self,
-        overlays: BTreeMap<usize, PathBuf>,
-    ) -> Result<(), StepError> {
+    pub(super) async fn freeze_layers(&mut self, numbers: Range<usize>) -> Result<(), StepError> {
+        let blanks = self.session.blanks();
+        let overlays = self
+            .disks_mut()?
+            .overlays(numbers, blanks)
+            .map_err(|error| StepError::SetUp(chain(&error)))?;
         let mut frozen = Ok(());
         if let Some(machine) = &mut self.machine {
             machine.pause().await?;

@@ -216,9 +216,9 @@ impl Runner<'_> {
         let key = self.key(node);
         let draft = store.begin(&key)?;
         let blanks = self.session.blanks();
-        let overlays = self
-            .disks_mut()?
-            .overlays(blanks)
+        let disks = self.disks_mut()?;
+        let overlays = disks
+            .overlays(disks.all(), blanks)
             .map_err(|error| Trouble::Lab(chain(&error)))?;
         let mut files = BTreeMap::new();
         let mut frozen = None;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -109,24 +110,26 @@ impl Disks {
         Ok(disks)
     }
 
-    /// Makes an empty file for each disk, by number, to take what is written from now on.
-    ///
-    /// # Errors
-    /// As [`Disks::create`].
-    pub fn overlays(&mut self, blanks: &Blanks) -> Result<BTreeMap<usize, PathBuf>, DiskError> {
-        let all = 0..self.chains.len();
-        let overlay = |number| Ok((number, self.overlay(number, blanks)?));
-        all.map(overlay).collect()
+    /// The numbers of all disks.
+    pub fn all(&self) -> Range<usize> {
+        0..self.chains.len()
     }
 
-    /// The same for one of them.
+    /// Makes an empty file for each of these disks, to take what is written from now on.
     ///
     /// # Errors
     /// As [`Disks::create`].
-    pub fn overlay(&mut self, number: usize, blanks: &Blanks) -> Result<PathBuf, DiskError> {
-        let file = self.next_file();
-        blanks.make(&file, self.chains[number].bytes)?;
-        Ok(file)
+    pub fn overlays(
+        &mut self,
+        numbers: Range<usize>,
+        blanks: &Blanks,
+    ) -> Result<BTreeMap<usize, PathBuf>, DiskError> {
+        let overlay = |number: usize| {
+            let file = self.next_file();
+            blanks.make(&file, self.chains[number].bytes)?;
+            Ok((number, file))
+        };
+        numbers.map(overlay).collect()
     }
 
     /// Notes that disks are written to these files now, and those before are frozen.
