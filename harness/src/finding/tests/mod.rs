@@ -2,6 +2,7 @@
 
 mod drivers;
 mod guest;
+mod health;
 mod healthy;
 mod host;
 mod mask;
@@ -62,6 +63,7 @@ fn cases() -> Vec<Case> {
         host::cases(),
         drivers::cases(),
         guest::cases(),
+        health::cases(),
         vm::cases(),
         storage::cases(),
     ]
